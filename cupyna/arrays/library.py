@@ -1,0 +1,92 @@
+"""What cupyna asks of an array library, and how it tells whose array it was given."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from .device_array import DeviceArray
+
+__all__ = ["Device", "Library", "View", "library_of"]
+
+View = np.ndarray | DeviceArray
+
+
+class Device(NamedTuple):
+    """Where an array is: ``("cpu", 0)`` or ``("cuda", index)``."""
+
+    kind: str
+    index: int
+
+
+class Library(Protocol):
+    """One array library.
+
+    A *carrier* is an array on which results are computed. For most libraries it is an array of
+    their own; where it is not, `hand_back` turns it into one.
+    """
+
+    name: str
+
+    def check(self, array: Any, argument: str) -> None:
+        """Raise TypeError or ValueError for a kind of array that cannot be used."""
+
+    def dtype(self, array: Any) -> str:
+        """Name of the element type, as NumPy and ml_dtypes spell it."""
+
+    def device(self, array: Any) -> Device:
+        """Where the array is."""
+
+    def view(self, array: Any) -> View:
+        """The array's memory as a backend reads it, without a copy where layouts allow."""
+
+    def empty(self, shape: tuple[int, ...], dtype: str, device: Device) -> Any:
+        """An uninitialized carrier from the library's own pool."""
+
+    def hand_back(self, carrier: Any, like: Any) -> Any:
+        """The carrier as an array of the kind that the caller gave."""
+
+    def stream(self, device: Device) -> int:
+        """The caller's current stream on a CUDA device; 0 on a CPU."""
+
+    def is_writable(self, array: Any) -> bool:
+        """Whether results may be written into the caller's array."""
+
+
+def library_of(array: Any, argument: str) -> Library:
+    """The library that `array` belongs to; no library is imported to find out.
+
+    Raises
+    ------
+    TypeError
+        If `array` is no array, or of a library without DLPack.
+    """
+    from .host import NUMPY
+
+    if isinstance(array, np.ndarray):
+        return NUMPY
+    if _is_instance(array, "cupy", "ndarray"):
+        from .cupy import CUPY
+
+        return CUPY
+    if _is_instance(array, "torch", "Tensor"):
+        from .torch import TORCH
+
+        return TORCH
+    if hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__"):
+        from .dlpack import DlpackLibrary
+
+        return DlpackLibrary.of(array, argument)
+    raise TypeError(
+        f"{argument} must be an array (NumPy, CuPy, torch, or any library with DLPack), "
+        f"got {type(array).__module__}.{type(array).__qualname__}"
+    )
+
+
+def _is_instance(array: Any, module: str, name: str) -> bool:
+    """isinstance() that never imports: an array of a library exists only once it is imported."""
+    loaded = sys.modules.get(module)
+    kind = getattr(loaded, name, None)
+    return kind is not None and isinstance(array, kind)

@@ -1,0 +1,121 @@
+"""Where a call runs: what every backend is handed beside the problem and its arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .problem import DeviceSpec, Method, Operation, Problem
+
+__all__ = ["Backend", "Choice", "Execution"]
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """The device of a call, its stream, and how to get memory there.
+
+    Parameters
+    ----------
+    device : DeviceSpec
+        Where the arrays are.
+    stream : int
+        The caller's current stream, a ``cudaStream_t`` as an integer; 0 on a CPU.
+    empty : callable
+        ``empty(shape, dtype_name)`` gives workspace from the caller's own library and pool.
+    tune : bool
+        Whether candidates may be measured.
+    """
+
+    device: DeviceSpec
+    stream: int
+    empty: Callable[[tuple[int, ...], str], Any]
+    tune: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a backend would run a problem: what :func:`cupyna.explain` prints.
+
+    Parameters
+    ----------
+    kernel : str
+        Name of the compiled variant, or of the host routine.
+    q_tile, kv_tile : tuple of int
+        Tile extents, one entry per axis; empty where the method has no tiles.
+    useful_products, computed_products : int
+        Query-key pairs that the windows ask for, and that the tiles evaluate.
+    workspace_bytes : int
+        Memory beside inputs and outputs.
+    time_us : float
+        What the cost model expects, in microseconds.
+    notes : tuple of str
+        Whatever else a reader should know.
+    """
+
+    kernel: str
+    q_tile: tuple[int, ...] = ()
+    kv_tile: tuple[int, ...] = ()
+    useful_products: int = 0
+    computed_products: int = 0
+    workspace_bytes: int = 0
+    time_us: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+class Backend(Protocol):
+    """One way to run the operations of one method on one kind of device.
+
+    Every array is already validated and, for outputs, allocated: a backend fills outputs and
+    returns nothing. Host backends get NumPy arrays, CUDA backends get
+    :class:`cupyna.arrays.DeviceArray`. Optional arrays are None where they are not asked for.
+    Layouts are ``[batch, *spatial, heads, channels]``; weights and scores are
+    ``[batch, *spatial, heads, prod(kernel_size)]``.
+    """
+
+    name: str
+    method: Method
+
+    def refusals(
+        self, problem: Problem, operation: Operation, device: DeviceSpec
+    ) -> tuple[str, ...]:
+        """Why this backend cannot run the operation; empty where it can."""
+
+    def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
+        """How it would be run."""
+
+    def forward(
+        self, problem: Problem, scale: float, execution: Execution,
+        q: Any, k: Any, v: Any, bias: Any | None, out: Any, lse: Any | None,
+    ) -> None:
+        """``out = softmax(scale * q k^T + bias) v`` and the log-sum-exp of each row."""
+
+    def backward(
+        self, problem: Problem, scale: float, execution: Execution,
+        dout: Any, q: Any, k: Any, v: Any, bias: Any | None, out: Any, lse: Any,
+        dlse: Any | None, dq: Any, dk: Any, dv: Any, dbias: Any | None,
+    ) -> None:
+        """Gradients of :meth:`forward`."""
+
+    def qk(
+        self, problem: Problem, scale: float, execution: Execution,
+        q: Any, k: Any, bias: Any | None, scores: Any,
+    ) -> None:
+        """Scaled scores of every window slot; -inf where a causal window has no key."""
+
+    def av(
+        self, problem: Problem, execution: Execution, weights: Any, v: Any, out: Any
+    ) -> None:
+        """Sum of values under the weights of each window."""
+
+    def qk_backward(
+        self, problem: Problem, scale: float, execution: Execution,
+        dscores: Any, q: Any, k: Any, dq: Any, dk: Any, dbias: Any | None,
+    ) -> None:
+        """Gradients of :meth:`qk`; gradients of slots without a key are ignored."""
+
+    def av_backward(
+        self, problem: Problem, execution: Execution,
+        dout: Any, weights: Any, v: Any, dweights: Any, dv: Any,
+    ) -> None:
+        """Gradients of :meth:`av`; zero in slots without a key."""

@@ -1,0 +1,263 @@
+"""Tiles of tokens and the boxes of tokens they touch: the schedule that CPU and GPU share.
+
+A plan cuts each dilation group of the grid into *tiles* of one side (queries, or keys for the
+transposed plan of backward). The *box* of a tile is the smallest box of the other side that holds
+every partner of every token in it; box tiles start at the box's own corner, not on a grid. A box
+tile is *dense* when every pair in it is wanted, so that no mask is needed; the others are edges,
+and their mask is the product of one mask per axis.
+
+Everything is a product over axes, so counts over millions of tiles are sums per axis.
+Integers only, and the twin of ``cuda_src/geometry/tile.cuh``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from .geometry import Axis, Line
+from .problem import Problem
+
+__all__ = ["AxisTile", "BoxTile", "Counts", "Tile", "TilePlan"]
+
+Side = Literal["query", "key"]
+
+
+def _partners(line: Line, side: Side, begin: int, end: int) -> tuple[int, int]:
+    """Smallest interval of the other side that holds every partner of positions begin..end."""
+    if side == "query":
+        return int(line.window_begin(begin)), int(line.window_end(end - 1))
+    return int(line.query_begin(begin)), int(line.query_end(end - 1))
+
+
+def _common_partners(line: Line, side: Side, begin: int, end: int) -> tuple[int, int]:
+    """Interval of the other side that every position of begin..end is partner to; may be empty."""
+    if side == "query":
+        return int(line.window_begin(end - 1)), int(line.window_end(begin))
+    return int(line.query_begin(end - 1)), int(line.query_end(begin))
+
+
+@dataclass(frozen=True, slots=True)
+class AxisTile:
+    """One tile along one axis, in positions of its dilation group."""
+
+    group: int
+    begin: int
+    end: int
+    box_begin: int
+    box_end: int
+    common_begin: int
+    common_end: int
+
+    @property
+    def size(self) -> int:
+        return self.end - self.begin
+
+    @property
+    def box_size(self) -> int:
+        return self.box_end - self.box_begin
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A tile of tokens: one :class:`AxisTile` for each axis."""
+
+    axes: tuple[AxisTile, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extent along each axis."""
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def box_shape(self) -> tuple[int, ...]:
+        """Extent of the box along each axis."""
+        return tuple(axis.box_size for axis in self.axes)
+
+
+@dataclass(frozen=True, slots=True)
+class BoxTile:
+    """A part of a tile's box, in positions; `is_dense` means that no pair in it is masked."""
+
+    begin: tuple[int, ...]
+    end: tuple[int, ...]
+    is_dense: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extent along each axis."""
+        return tuple(end - begin for begin, end in zip(self.begin, self.end, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a plan costs for one head of one batch entry.
+
+    Parameters
+    ----------
+    tiles, box_tiles : int
+        Tiles, and box tiles over all of them.
+    useful_products : int
+        Pairs of tokens that the windows ask for.
+    computed_products : int
+        Pairs that whole tiles evaluate, padding included.
+    dense_products : int
+        Of these, the pairs in dense box tiles.
+    box_tokens : int
+        Tokens of the other side that are read, over all tiles.
+    """
+
+    tiles: int
+    box_tiles: int
+    useful_products: int
+    computed_products: int
+    dense_products: int
+    box_tokens: int
+
+    @property
+    def coverage(self) -> float:
+        """Useful share of the computed products."""
+        return self.useful_products / self.computed_products
+
+    @property
+    def dense_share(self) -> float:
+        """Share of the computed products that needs no mask."""
+        return self.dense_products / self.computed_products
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """Tiles of one side over a grid.
+
+    Parameters
+    ----------
+    axes : tuple of Axis
+        The grid.
+    tile_shape : tuple of int
+        Largest extent of a tile along each axis.
+    box_tile_shape : tuple of int
+        Extent of a box tile along each axis.
+    side : {"query", "key"}
+        Which side the tiles cut.
+
+    Examples
+    --------
+    >>> from cupyna.geometry import Axis
+    >>> plan = TilePlan((Axis(length=8, kernel_size=3),), (4,), (2,))
+    >>> [(t.axes[0].begin, t.axes[0].box_begin, t.axes[0].box_end) for t in plan.tiles()]
+    [(0, 0, 5), (4, 3, 8)]
+    """
+
+    axes: tuple[Axis, ...]
+    tile_shape: tuple[int, ...]
+    box_tile_shape: tuple[int, ...]
+    side: Side = "query"
+
+    @classmethod
+    def of(
+        cls, problem: Problem, q_tile: tuple[int, ...], kv_tile: tuple[int, ...]
+    ) -> TilePlan:
+        """The plan of query tiles against boxes of keys."""
+        return cls(problem.axes, q_tile, kv_tile, "query")
+
+    def transposed(self) -> TilePlan:
+        """The plan of backward: key tiles against boxes of the queries that see them."""
+        other: Side = "key" if self.side == "query" else "query"
+        return TilePlan(self.axes, self.box_tile_shape, self.tile_shape, other)
+
+    @cached_property
+    def axis_tiles(self) -> tuple[tuple[AxisTile, ...], ...]:
+        """The tiles along each axis; tiles of the grid are their products."""
+        return tuple(
+            tuple(self._tiles_of(axis, extent))
+            for axis, extent in zip(self.axes, self.tile_shape, strict=True)
+        )
+
+    def tiles(self) -> Iterator[Tile]:
+        """Every tile; each token of the grid belongs to exactly one."""
+        return (Tile(axes) for axes in itertools.product(*self.axis_tiles))
+
+    def box_tiles(self, tile: Tile) -> Iterator[BoxTile]:
+        """The parts of a tile's box, from its corner on; the last ones may be cut short."""
+        along = [
+            self._box_tiles_of(axis, extent)
+            for axis, extent in zip(tile.axes, self.box_tile_shape, strict=True)
+        ]
+        for parts in itertools.product(*along):
+            yield BoxTile(
+                begin=tuple(begin for begin, _, _ in parts),
+                end=tuple(end for _, end, _ in parts),
+                is_dense=all(is_dense for _, _, is_dense in parts),
+            )
+
+    def axis_masks(self, tile: Tile, box_tile: BoxTile) -> tuple[np.ndarray, ...]:
+        """Which pairs are wanted, per axis ``[tile extent, box tile extent]``; their product holds."""
+        masks = []
+        for axis, own, begin, end in zip(
+            self.axes, tile.axes, box_tile.begin, box_tile.end, strict=True
+        ):
+            line = axis.line(own.group)
+            mine, other = np.arange(own.begin, own.end)[:, None], np.arange(begin, end)
+            if self.side == "query":
+                wanted = (line.window_begin(mine) <= other) & (other < line.window_end(mine))
+            else:
+                wanted = (line.query_begin(mine) <= other) & (other < line.query_end(mine))
+            masks.append(wanted)
+        return tuple(masks)
+
+    @cached_property
+    def counts(self) -> Counts:
+        """Tiles, products and tokens read."""
+        per_axis = [
+            self._counts_of(axis, tiles, extent, box_extent)
+            for axis, tiles, extent, box_extent in zip(
+                self.axes, self.axis_tiles, self.tile_shape, self.box_tile_shape, strict=True
+            )
+        ]
+        return Counts(*(math.prod(column) for column in zip(*per_axis, strict=True)))
+
+    def _tiles_of(self, axis: Axis, extent: int) -> Iterator[AxisTile]:
+        for group, line in axis.lines():
+            for begin in range(0, line.length, extent):
+                end = min(begin + extent, line.length)
+                yield AxisTile(
+                    group,
+                    begin,
+                    end,
+                    *_partners(line, self.side, begin, end),
+                    *_common_partners(line, self.side, begin, end),
+                )
+
+    @staticmethod
+    def _box_tiles_of(axis: AxisTile, extent: int) -> list[tuple[int, int, bool]]:
+        parts = []
+        for begin in range(axis.box_begin, axis.box_end, extent):
+            end = min(begin + extent, axis.box_end)
+            is_dense = axis.common_begin <= begin and end <= axis.common_end
+            parts.append((begin, end, is_dense))
+        return parts
+
+    @classmethod
+    def _counts_of(
+        cls, axis: Axis, tiles: tuple[AxisTile, ...], extent: int, box_extent: int
+    ) -> tuple[int, int, int, int, int, int]:
+        """The fields of :class:`Counts` along one axis; over the grid they multiply."""
+        begins, ends = axis.windows()
+        parts = [cls._box_tiles_of(tile, box_extent) for tile in tiles]
+        box_tiles = sum(len(p) for p in parts)
+        # A dense part cut short still computes its padding, which only a mask keeps out.
+        dense = sum(is_dense and end - begin == box_extent for p in parts for begin, end, is_dense in p)
+        return (
+            len(tiles),
+            box_tiles,
+            int((ends - begins).sum()),
+            box_tiles * extent * box_extent,
+            dense * extent * box_extent,
+            sum(tile.box_size for tile in tiles),
+        )
