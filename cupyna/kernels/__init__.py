@@ -1,0 +1,1 @@
+"""Compiled kernels: which exist, how they are built, found, loaded and launched."""

@@ -1,0 +1,38 @@
+"""The table of compiled kernels: a row says everything about one variant.
+
+Build, loader, dispatch, tests and the command line all read this table. One small function
+lists the rows of one group of families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .variant import ARCHITECTURES, Variant, architecture_of
+
+__all__ = ["ARCHITECTURES", "VARIANTS", "Variant", "architecture_of", "variant_of"]
+
+
+def _naive() -> Iterator[Variant]:
+    """QK, row softmax, AV and their gradients, one or several outputs per thread."""
+    yield from ()
+
+
+VARIANTS: tuple[Variant, ...] = (*_naive(),)
+
+_BY_ROW = {(v.family, v.dtype, v.rank, frozenset(v.defines)): v for v in VARIANTS}
+
+
+def variant_of(family: str, dtype: str, rank: int, **defines: int) -> Variant:
+    """Find the row of a family by what it is specialized for.
+
+    Raises
+    ------
+    LookupError
+        If the manifest has no such row.
+    """
+    try:
+        return _BY_ROW[family, dtype, rank, frozenset(defines.items())]
+    except KeyError:
+        wanted = Variant(family, dtype, rank, threads=0, defines=tuple(defines.items()))
+        raise LookupError(f"the manifest has no kernel {wanted.symbol}") from None

@@ -1,0 +1,117 @@
+"""One compiled kernel as a value, and the architectures it is compiled for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["ARCHITECTURES", "Variant", "architecture_of"]
+
+PORTABLE = ("sm_80", "sm_90", "sm_100", "sm_120")
+HOPPER = ("sm_90a",)
+ARCHITECTURES = (*PORTABLE, *HOPPER)
+
+# A cubin runs on its own major version only, from its own minor version on.
+_PORTABLE_BY_MAJOR = {8: "sm_80", 9: "sm_90", 10: "sm_100", 12: "sm_120"}
+
+_SERVED = "8.x, 9.0, 10.x and 12.x"
+
+_CUDA_TYPES = {
+    "float16": "__half",
+    "bfloat16": "__nv_bfloat16",
+    "float32": "float",
+    "float64": "double",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One kernel of the manifest; everything about its compilation follows from it.
+
+    Parameters
+    ----------
+    family : str
+        Names the entry point's file, ``cuda_src/kernels/<family>.cu``. Several variants share it.
+    dtype : {"float16", "bfloat16", "float32", "float64"}
+        Element type of the inputs.
+    rank : int
+        Number of spatial axes; 0 for a kernel that does not know them.
+    threads : int
+        Threads of one block.
+    smem_bytes : int
+        Most dynamic shared memory one launch asks for.
+    defines : tuple of (str, int)
+        Further compile-time constants: ``("HEAD_DIM", 64)`` is ``CUPYNA_HEAD_DIM`` for the source.
+        Only what changes registers belongs here.
+    hopper : bool
+        Uses instructions of compute capability 9.0 that no other has (WGMMA, TMA).
+    """
+
+    family: str
+    dtype: str
+    rank: int
+    threads: int
+    smem_bytes: int = 0
+    defines: tuple[tuple[str, int], ...] = ()
+    hopper: bool = False
+
+    @property
+    def source(self) -> str:
+        """File of the entry point, relative to the root of the device sources."""
+        return f"kernels/{self.family}.cu"
+
+    @property
+    def symbol(self) -> str:
+        """The kernel's ``extern "C"`` name, the stem of its file and its name in tables."""
+        axes = (f"{self.rank}d",) if self.rank else ()
+        constants = tuple(f"{name.lower()}{value}" for name, value in self.defines)
+        return "_".join(("cupyna", self.family, self.dtype, *axes, *constants))
+
+    @property
+    def define_list(self) -> tuple[str, ...]:
+        """``NAME=value`` macros, the only road from a row into a template."""
+        constants = tuple(f"CUPYNA_{name}={value}" for name, value in self.defines)
+        return (
+            f"CUPYNA_SYMBOL={self.symbol}",
+            f"CUPYNA_DTYPE={_CUDA_TYPES[self.dtype]}",
+            f"CUPYNA_RANK={self.rank}",
+            f"CUPYNA_THREADS={self.threads}",
+            f"CUPYNA_SMEM_BYTES={self.smem_bytes}",
+            *constants,
+        )
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """Architectures that this variant is compiled for."""
+        return HOPPER if self.hopper else PORTABLE
+
+
+def architecture_of(variant: Variant, compute_capability: tuple[int, int]) -> str:
+    """Name the architecture whose cubin of `variant` runs on a device.
+
+    Parameters
+    ----------
+    variant : Variant
+    compute_capability : (int, int)
+
+    Returns
+    -------
+    str
+        ``"sm_80"``, for example.
+
+    Raises
+    ------
+    ValueError
+        If no cubin of `variant` runs there.
+    """
+    major, minor = compute_capability
+    if variant.hopper:
+        if compute_capability == (9, 0):
+            return "sm_90a"
+        served = "9.0"
+    else:
+        if major in _PORTABLE_BY_MAJOR:
+            return _PORTABLE_BY_MAJOR[major]
+        served = _SERVED
+    raise ValueError(
+        f"{variant.symbol} runs on compute capability {served}, and this device has {major}.{minor}"
+    )
