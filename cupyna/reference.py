@@ -104,6 +104,12 @@ def _to_kv_heads(problem: Problem, array: np.ndarray) -> np.ndarray:
     return array.reshape(*lead, problem.kv_heads, problem.head_group, channels).sum(-2)
 
 
+def _flat(array: np.ndarray, lead: int, trail: int = 0) -> np.ndarray:
+    """Merge the window axes, those between the first `lead` and the last `trail`, into one."""
+    shape = array.shape
+    return array.reshape(*shape[:lead], -1, *shape[len(shape) - trail :])
+
+
 def qk(
     problem: Problem,
     scale: float,
@@ -138,7 +144,7 @@ def qk_backward(
     dq, dk, dbias = np.zeros_like(q), np.zeros_like(k), np.zeros(problem.bias_shape, q.dtype)
     for near in _neighborhoods(problem):
         slots = rounded[near.query][near.slots]
-        dq[near.query] = np.einsum("nh...,n...hd->nhd", slots, k[near.keys]) * scale
+        dq[near.query] = np.einsum("nhw,nwhd->nhd", _flat(slots, 2), _flat(k[near.keys], 1, 2)) * scale
         dk[near.keys] += np.einsum("nh...,nhd->n...hd", slots, q[near.query]) * scale
         dbias[near.bias] += unrounded[near.query][near.slots].sum(0)
     return dq, _to_kv_heads(problem, dk), dbias
@@ -152,7 +158,8 @@ def av(
     shaped = precision.rounded(weights).reshape(*weights.shape[:-1], *problem.kernel_size)
     out = np.empty((*weights.shape[:-1], problem.value_dim), v.dtype)
     for near in _neighborhoods(problem):
-        out[near.query] = np.einsum("nh...,n...hd->nhd", shaped[near.query][near.slots], v[near.keys])
+        slots = shaped[near.query][near.slots]
+        out[near.query] = np.einsum("nhw,nwhd->nhd", _flat(slots, 2), _flat(v[near.keys], 1, 2))
     return out
 
 
@@ -217,9 +224,15 @@ def backward(
     bias: np.ndarray | None = None,
     dlse: np.ndarray | None = None,
     precision: Precision = EXACT,
+    saved: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Gradients of :func:`forward` for q, k, v and the bias."""
-    out, lse = forward(problem, scale, q, k, v, bias, precision)
+    """Gradients of :func:`forward` for q, k, v and the bias.
+
+    `saved` is the output and log-sum-exp that a kernel is handed, rounded as they were stored;
+    without it both are computed.
+    """
+    out, lse = forward(problem, scale, q, k, v, bias, precision) if saved is None else saved
+    out, lse = precision.wide(out), precision.wide(lse)
     weights = np.exp(qk(problem, scale, q, k, bias, precision) - lse[..., None])
     dweights, dv = av_backward(problem, dout, weights, v, precision)
     wide_dlse = None if dlse is None else precision.wide(dlse)

@@ -16,31 +16,17 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
 
-from .geometry import Axis, Line
+from .geometry import Axis
 from .problem import Problem
 
 __all__ = ["AxisTile", "BoxTile", "Counts", "Tile", "TilePlan"]
 
 Side = Literal["query", "key"]
-
-
-def _partners(line: Line, side: Side, begin: int, end: int) -> tuple[int, int]:
-    """Smallest interval of the other side that holds every partner of positions begin..end."""
-    if side == "query":
-        return int(line.window_begin(begin)), int(line.window_end(end - 1))
-    return int(line.query_begin(begin)), int(line.query_end(end - 1))
-
-
-def _common_partners(line: Line, side: Side, begin: int, end: int) -> tuple[int, int]:
-    """Interval of the other side that every position of begin..end is partner to; may be empty."""
-    if side == "query":
-        return int(line.window_begin(end - 1)), int(line.window_end(begin))
-    return int(line.query_begin(end - 1)), int(line.query_end(begin))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +117,52 @@ class Counts:
         return self.dense_products / self.computed_products
 
 
+@lru_cache(maxsize=1024)
+def _axis_columns(axis: Axis, extent: int, side: Side) -> np.ndarray:
+    """The fields of every :class:`AxisTile` along an axis, ``[fields, tiles]``."""
+    columns = []
+    for group, line in axis.lines():
+        begin = np.arange(0, line.length, extent)
+        end = np.minimum(begin + extent, line.length)
+        first, last = (
+            (line.window_begin, line.window_end)
+            if side == "query"
+            else (line.query_begin, line.query_end)
+        )
+        # Bounds never decrease: the box spans from the first token's partners to the last's,
+        # and the partners common to all are from the last token's begin to the first's end.
+        columns.append(
+            np.stack(
+                np.broadcast_arrays(
+                    group, begin, end, first(begin), last(end - 1), first(end - 1), last(begin)
+                )
+            )
+        )
+    return np.concatenate(columns, axis=1)
+
+
+@lru_cache(maxsize=4096)
+def _axis_counts(axis: Axis, extent: int, box_extent: int, side: Side) -> tuple[int, ...]:
+    """The fields of :class:`Counts` along one axis; over the grid they multiply."""
+    begins, ends = axis.windows()
+    _, _, _, box_begin, box_end, common_begin, common_end = _axis_columns(axis, extent, side)
+    box_size = box_end - box_begin
+    box_tiles = int((-(-box_size // box_extent)).sum())
+    # Whole box tiles between the bounds common to all tokens; a part cut short still computes
+    # its padding, which only a mask keeps out.
+    first_dense = -(-(common_begin - box_begin) // box_extent)
+    last_dense = (common_end - box_begin) // box_extent
+    dense = int(np.maximum(last_dense - first_dense, 0).sum())
+    return (
+        len(box_begin),
+        box_tiles,
+        int((ends - begins).sum()),
+        box_tiles * extent * box_extent,
+        dense * extent * box_extent,
+        int(box_size.sum()),
+    )
+
+
 @dataclass(frozen=True)
 class TilePlan:
     """Tiles of one side over a grid.
@@ -175,9 +207,18 @@ class TilePlan:
     def axis_tiles(self) -> tuple[tuple[AxisTile, ...], ...]:
         """The tiles along each axis; tiles of the grid are their products."""
         return tuple(
-            tuple(self._tiles_of(axis, extent))
+            tuple(AxisTile(*fields) for fields in _axis_columns(axis, extent, self.side).T.tolist())
             for axis, extent in zip(self.axes, self.tile_shape, strict=True)
         )
+
+    @property
+    def largest_box(self) -> tuple[int, ...]:
+        """Largest extent of a box along each axis."""
+        columns = [
+            _axis_columns(axis, extent, self.side)
+            for axis, extent in zip(self.axes, self.tile_shape, strict=True)
+        ]
+        return tuple(int((column[4] - column[3]).max()) for column in columns)
 
     def tiles(self) -> Iterator[Tile]:
         """Every tile; each token of the grid belongs to exactly one."""
@@ -215,24 +256,12 @@ class TilePlan:
     def counts(self) -> Counts:
         """Tiles, products and tokens read."""
         per_axis = [
-            self._counts_of(axis, tiles, extent, box_extent)
-            for axis, tiles, extent, box_extent in zip(
-                self.axes, self.axis_tiles, self.tile_shape, self.box_tile_shape, strict=True
+            _axis_counts(axis, extent, box_extent, self.side)
+            for axis, extent, box_extent in zip(
+                self.axes, self.tile_shape, self.box_tile_shape, strict=True
             )
         ]
         return Counts(*(math.prod(column) for column in zip(*per_axis, strict=True)))
-
-    def _tiles_of(self, axis: Axis, extent: int) -> Iterator[AxisTile]:
-        for group, line in axis.lines():
-            for begin in range(0, line.length, extent):
-                end = min(begin + extent, line.length)
-                yield AxisTile(
-                    group,
-                    begin,
-                    end,
-                    *_partners(line, self.side, begin, end),
-                    *_common_partners(line, self.side, begin, end),
-                )
 
     @staticmethod
     def _box_tiles_of(axis: AxisTile, extent: int) -> list[tuple[int, int, bool]]:
@@ -242,22 +271,3 @@ class TilePlan:
             is_dense = axis.common_begin <= begin and end <= axis.common_end
             parts.append((begin, end, is_dense))
         return parts
-
-    @classmethod
-    def _counts_of(
-        cls, axis: Axis, tiles: tuple[AxisTile, ...], extent: int, box_extent: int
-    ) -> tuple[int, int, int, int, int, int]:
-        """The fields of :class:`Counts` along one axis; over the grid they multiply."""
-        begins, ends = axis.windows()
-        parts = [cls._box_tiles_of(tile, box_extent) for tile in tiles]
-        box_tiles = sum(len(p) for p in parts)
-        # A dense part cut short still computes its padding, which only a mask keeps out.
-        dense = sum(is_dense and end - begin == box_extent for p in parts for begin, end, is_dense in p)
-        return (
-            len(tiles),
-            box_tiles,
-            int((ends - begins).sum()),
-            box_tiles * extent * box_extent,
-            dense * extent * box_extent,
-            sum(tile.box_size for tile in tiles),
-        )
