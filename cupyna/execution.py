@@ -85,37 +85,76 @@ class Backend(Protocol):
         """How it would be run."""
 
     def forward(
-        self, problem: Problem, scale: float, execution: Execution,
-        q: Any, k: Any, v: Any, bias: Any | None, out: Any, lse: Any | None,
+        self,
+        problem: Problem,
+        scale: float,
+        execution: Execution,
+        q: Any,
+        k: Any,
+        v: Any,
+        bias: Any | None,
+        out: Any,
+        lse: Any | None,
     ) -> None:
         """``out = softmax(scale * q k^T + bias) v`` and the log-sum-exp of each row."""
 
     def backward(
-        self, problem: Problem, scale: float, execution: Execution,
-        dout: Any, q: Any, k: Any, v: Any, bias: Any | None, out: Any, lse: Any,
-        dlse: Any | None, dq: Any, dk: Any, dv: Any, dbias: Any | None,
+        self,
+        problem: Problem,
+        scale: float,
+        execution: Execution,
+        dout: Any,
+        q: Any,
+        k: Any,
+        v: Any,
+        bias: Any | None,
+        out: Any,
+        lse: Any,
+        dlse: Any | None,
+        dq: Any,
+        dk: Any,
+        dv: Any,
+        dbias: Any | None,
     ) -> None:
         """Gradients of :meth:`forward`."""
 
     def qk(
-        self, problem: Problem, scale: float, execution: Execution,
-        q: Any, k: Any, bias: Any | None, scores: Any,
+        self,
+        problem: Problem,
+        scale: float,
+        execution: Execution,
+        q: Any,
+        k: Any,
+        bias: Any | None,
+        scores: Any,
     ) -> None:
         """Scaled scores of every window slot; -inf where a causal window has no key."""
 
-    def av(
-        self, problem: Problem, execution: Execution, weights: Any, v: Any, out: Any
-    ) -> None:
+    def av(self, problem: Problem, execution: Execution, weights: Any, v: Any, out: Any) -> None:
         """Sum of values under the weights of each window."""
 
     def qk_backward(
-        self, problem: Problem, scale: float, execution: Execution,
-        dscores: Any, q: Any, k: Any, dq: Any, dk: Any, dbias: Any | None,
+        self,
+        problem: Problem,
+        scale: float,
+        execution: Execution,
+        dscores: Any,
+        q: Any,
+        k: Any,
+        dq: Any,
+        dk: Any,
+        dbias: Any | None,
     ) -> None:
         """Gradients of :meth:`qk`; gradients of slots without a key are ignored."""
 
     def av_backward(
-        self, problem: Problem, execution: Execution,
-        dout: Any, weights: Any, v: Any, dweights: Any, dv: Any,
+        self,
+        problem: Problem,
+        execution: Execution,
+        dout: Any,
+        weights: Any,
+        v: Any,
+        dweights: Any,
+        dv: Any,
     ) -> None:
         """Gradients of :meth:`av`; zero in slots without a key."""

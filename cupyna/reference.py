@@ -144,7 +144,9 @@ def qk_backward(
     dq, dk, dbias = np.zeros_like(q), np.zeros_like(k), np.zeros(problem.bias_shape, q.dtype)
     for near in _neighborhoods(problem):
         slots = rounded[near.query][near.slots]
-        dq[near.query] = np.einsum("nhw,nwhd->nhd", _flat(slots, 2), _flat(k[near.keys], 1, 2)) * scale
+        dq[near.query] = (
+            np.einsum("nhw,nwhd->nhd", _flat(slots, 2), _flat(k[near.keys], 1, 2)) * scale
+        )
         dk[near.keys] += np.einsum("nh...,nhd->n...hd", slots, q[near.query]) * scale
         dbias[near.bias] += unrounded[near.query][near.slots].sum(0)
     return dq, _to_kv_heads(problem, dk), dbias
@@ -178,7 +180,9 @@ def av_backward(
         dweights[near.query][near.slots] = np.einsum(
             "nhd,n...hd->nh...", dout[near.query], v[near.keys]
         )
-        dv[near.keys] += np.einsum("nh...,nhd->n...hd", shaped[near.query][near.slots], dout[near.query])
+        dv[near.keys] += np.einsum(
+            "nh...,nhd->n...hd", shaped[near.query][near.slots], dout[near.query]
+        )
     return dweights.reshape(weights.shape), _to_kv_heads(problem, dv)
 
 

@@ -192,9 +192,7 @@ class TilePlan:
     side: Side = "query"
 
     @classmethod
-    def of(
-        cls, problem: Problem, q_tile: tuple[int, ...], kv_tile: tuple[int, ...]
-    ) -> TilePlan:
+    def of(cls, problem: Problem, q_tile: tuple[int, ...], kv_tile: tuple[int, ...]) -> TilePlan:
         """The plan of query tiles against boxes of keys."""
         return cls(problem.axes, q_tile, kv_tile, "query")
 

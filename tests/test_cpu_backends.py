@@ -119,9 +119,7 @@ def test_unfused_products(backend: Backend, problem: Problem, seed: int) -> None
 
 
 @every_backend
-def test_threads_do_not_change_a_bit(
-    backend: Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_do_not_change_a_bit(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = Problem(
         2, (12, 11), 4, 2, 8, 8, "float32", (5, 4), (1, 2), (2, 1), (False, True), has_bias=True
     )

@@ -50,9 +50,7 @@ def expected_forward(
     """`out` and `lse`."""
     arguments = (problem, given.scale, given.q, given.k)
     exact = reference.forward(*arguments, given.v, given.bias)
-    rounded = reference.forward(
-        *arguments, given.v, given.bias, emulation(problem.dtype, weights)
-    )
+    rounded = reference.forward(*arguments, given.v, given.bias, emulation(problem.dtype, weights))
     probabilities = np.exp(reference.qk(*arguments, given.bias) - exact[1][..., None])
     out = reference.av(problem, probabilities, np.abs(given.v))
     lse = _score_magnitude(problem, given).max(-1)
@@ -139,9 +137,7 @@ def expected_av_backward(
 ) -> dict[str, Expected]:
     """`dweights` and `dv` of stored weights."""
     exact = reference.av_backward(problem, given.dout, weights, given.v)
-    rounded = reference.av_backward(
-        problem, given.dout, weights, given.v, emulation(problem.dtype)
-    )
+    rounded = reference.av_backward(problem, given.dout, weights, given.v, emulation(problem.dtype))
     sizes = reference.av_backward(problem, np.abs(given.dout), np.abs(weights), np.abs(given.v))
     return {
         name: Expected(name, problem.dtype, e, r, m)

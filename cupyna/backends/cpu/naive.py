@@ -64,7 +64,9 @@ class SlotProducts:
         def run(tokens: slice) -> None:
             near = inverse_neighborhoods(problem, tokens)
             columns = zip(near.queries.T, near.slots.T, near.is_query.T, strict=True)
-            total = np.zeros((problem.batch, len(near.queries), *out.shape[-2:]), problem.accumulator)
+            total = np.zeros(
+                (problem.batch, len(near.queries), *out.shape[-2:]), problem.accumulator
+            )
             for queries, slots, is_query in columns:
                 # Index arrays apart from each other put their axis, the tokens, first.
                 weight = rows[:, queries, ..., slots]  # [tokens, batch, kv_heads, head_group]

@@ -9,7 +9,13 @@ import numpy as np
 
 from ...problem import Problem
 
-__all__ = ["InverseNeighborhoods", "Neighborhoods", "chunks", "inverse_neighborhoods", "neighborhoods"]
+__all__ = [
+    "InverseNeighborhoods",
+    "Neighborhoods",
+    "chunks",
+    "inverse_neighborhoods",
+    "neighborhoods",
+]
 
 # Entries of one index table.
 _TABLE_ENTRIES = 1 << 18
@@ -45,7 +51,11 @@ def chunks(problem: Problem) -> Iterator[slice]:
 
 def neighborhoods(problem: Problem, tokens: slice) -> Neighborhoods:
     """The windows of a run of tokens."""
-    keys, is_key, bias = _start(problem, tokens), _start(problem, tokens) == 0, _start(problem, tokens)
+    keys, is_key, bias = (
+        _start(problem, tokens),
+        _start(problem, tokens) == 0,
+        _start(problem, tokens),
+    )
     for axis, own in zip(problem.axes, _coordinates(problem, tokens), strict=True):
         near, inside = (table[own] for table in axis.neighbors())
         begins, _ = axis.windows()

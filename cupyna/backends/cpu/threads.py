@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,31 +10,15 @@ from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
 
-__all__ = ["map_tiles", "thread_count"]
+from ...devices import thread_count
+
+__all__ = ["map_tiles"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # Items in flight per thread: enough to keep every core busy, few enough to bound memory.
 _IN_FLIGHT = 4
-
-
-def thread_count() -> int:
-    """Threads to use: ``CUPYNA_NUM_THREADS``, else the cores this process may run on.
-
-    Raises
-    ------
-    ValueError
-        If the variable is set to anything but a positive integer.
-    """
-    asked = os.environ.get("CUPYNA_NUM_THREADS")
-    if asked is not None:
-        if not asked.strip().isdecimal() or int(asked) < 1:
-            raise ValueError(f"CUPYNA_NUM_THREADS must be a positive integer, got {asked!r}")
-        return int(asked)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def map_tiles(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -1,0 +1,84 @@
+"""Which backend runs a call: the first in order that supports it. Every refusal is data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from .execution import Backend, Choice
+from .problem import METHODS, DeviceSpec, Method, Operation, Problem
+
+__all__ = ["Candidate", "backends", "candidates", "select"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One backend's answer to a problem.
+
+    Parameters
+    ----------
+    name : str
+        The backend, or the method where no backend of it exists for the device.
+    method : str
+    refusals : tuple of str
+        Why it cannot run the problem; empty where it can.
+    choice : Choice or None
+        How it would run it; None where it refuses.
+    """
+
+    name: str
+    method: Method
+    refusals: tuple[str, ...]
+    choice: Choice | None
+
+
+@cache
+def backends(kind: str) -> tuple[Backend, ...]:
+    """The backends of a kind of device, the one that ``method="auto"`` prefers first."""
+    if kind == "cpu":
+        from .backends.cpu import BACKENDS
+
+        return BACKENDS
+    from .backends.naive import CudaNaive
+
+    return (CudaNaive(),)
+
+
+def select(
+    problem: Problem, operation: Operation, device: DeviceSpec, method: Method | None
+) -> Backend:
+    """The backend that runs a call.
+
+    Raises
+    ------
+    ValueError
+        If no backend of the asked method supports the problem; the message holds every reason.
+    """
+    reasons = []
+    for backend in backends(device.kind):
+        if method in (None, backend.method):
+            refusals = backend.refusals(problem, operation, device)
+            if not refusals:
+                return backend
+            reasons += [f"{backend.name}: {reason}" for reason in refusals]
+    asked = "no method" if method is None else f"method {method!r}"
+    detail = "; ".join(reasons) or _no_backend(device)
+    raise ValueError(f"{asked} can run this {operation} on {device.name} ({detail})")
+
+
+def candidates(problem: Problem, operation: Operation, device: DeviceSpec) -> tuple[Candidate, ...]:
+    """Every method's answer to a problem, in the order of preference."""
+    found = []
+    for backend in backends(device.kind):
+        refusals = backend.refusals(problem, operation, device)
+        choice = None if refusals else backend.choice(problem, operation, device)
+        found.append(Candidate(backend.name, backend.method, refusals, choice))
+    present = {candidate.method for candidate in found}
+    for method in reversed(METHODS):
+        if method not in present:
+            found.append(Candidate(method, method, (_no_backend(device),), None))
+    return tuple(found)
+
+
+def _no_backend(device: DeviceSpec) -> str:
+    return f"this version has no kernels of the method for {device.kind} devices"
