@@ -207,11 +207,12 @@ def neighborhood_attention_backward(
     >>> float(dv.sum()) == out.size
     True
     """
-    return operations.neighborhood_attention_backward(
+    gradients: tuple[Any, ...] = operations.neighborhood_attention_backward(
         dout, q, k, v, out, lse, kernel_size,
         dlse=dlse, stride=stride, dilation=dilation, is_causal=is_causal, scale=scale, bias=bias,
         method=method, allow_tf32=allow_tf32, deterministic=deterministic, tune=tune,
     )  # fmt: skip
+    return gradients
 
 
 def na_qk(
@@ -293,10 +294,11 @@ def na_qk_backward(
     TypeError, ValueError
         As :func:`neighborhood_attention`.
     """
-    return operations.na_qk_backward(
+    gradients: tuple[Any, ...] = operations.na_qk_backward(
         dscores, q, k, kernel_size,
         stride=stride, dilation=dilation, is_causal=is_causal, scale=scale, bias=bias,
     )  # fmt: skip
+    return gradients
 
 
 def na_av(

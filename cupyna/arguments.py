@@ -194,7 +194,7 @@ def _common_home(given: Mapping[str, Any]) -> tuple[Library, Device, str]:
 def _problem(
     given: Mapping[str, Any], leading: str, shape: tuple[int, ...], dtype: str, options: Options
 ) -> Problem:
-    batch, *grid, heads, channels = shape
+    batch, *grid, heads, _ = shape
     spatial = tuple(grid)
     kernel_size = _per_axis("kernel_size", options.kernel_size, len(spatial), _integer)
     stride = _per_axis("stride", options.stride, len(spatial), _integer)

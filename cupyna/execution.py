@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from .problem import DeviceSpec, Method, Operation, Problem
 
-__all__ = ["Backend", "Choice", "Execution"]
+__all__ = ["Backend", "Choice", "Execution", "UnfusedBackend"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +67,19 @@ class Backend(Protocol):
     """One way to run the operations of one method on one kind of device.
 
     Every array is already validated and, for outputs, allocated: a backend fills outputs and
-    returns nothing. Host backends get NumPy arrays, CUDA backends get
+    returns nothing; it is not called for an empty batch. Host backends get NumPy arrays, CUDA backends get
     :class:`cupyna.arrays.DeviceArray`. Optional arrays are None where they are not asked for.
     Layouts are ``[batch, *spatial, heads, channels]``; weights and scores are
     ``[batch, *spatial, heads, prod(kernel_size)]``.
     """
 
-    name: str
-    method: Method
+    @property
+    def name(self) -> str:
+        """What explanations call it."""
+
+    @property
+    def method(self) -> Method:
+        """The method it computes by."""
 
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec
@@ -117,6 +122,14 @@ class Backend(Protocol):
         dbias: Any | None,
     ) -> None:
         """Gradients of :meth:`forward`."""
+
+
+@runtime_checkable
+class UnfusedBackend(Backend, Protocol):
+    """A backend whose method stores weights, and so can give and take them.
+
+    Any other one refuses the operations on weights.
+    """
 
     def qk(
         self,

@@ -11,7 +11,7 @@ from typing import Any
 from .arguments import Call, Options, check_out, parse
 from .devices import device_spec
 from .dispatch import candidates, select
-from .execution import Backend, Execution
+from .execution import Backend, Execution, UnfusedBackend
 from .explanation import Explanation
 from .problem import Operation
 
@@ -53,9 +53,12 @@ def neighborhood_attention(
             problem,
             call.scale,
             execution,
-            *map(call.view, ("q", "k", "v", "bias")),
-            results.views["out"],
-            results.views.get("lse"),
+            q=call.view("q"),
+            k=call.view("k"),
+            v=call.view("v"),
+            bias=call.view("bias"),
+            out=results.views["out"],
+            lse=results.views.get("lse"),
         )
     attended = results.hand_back("out") if out is None else out
     return (attended, results.hand_back("lse")) if return_lse else attended
@@ -88,8 +91,18 @@ def neighborhood_attention_backward(
             call.problem,
             call.scale,
             execution,
-            *map(call.view, ("dout", "q", "k", "v", "bias", "out", "lse", "dlse")),
-            *map(results.views.get, ("dq", "dk", "dv", "dbias")),
+            dout=call.view("dout"),
+            q=call.view("q"),
+            k=call.view("k"),
+            v=call.view("v"),
+            bias=call.view("bias"),
+            out=call.view("out"),
+            lse=call.view("lse"),
+            dlse=call.view("dlse"),
+            dq=results.views["dq"],
+            dk=results.views["dk"],
+            dv=results.views["dv"],
+            dbias=results.views.get("dbias"),
         )
     return results.hand_back_all()
 
@@ -100,14 +113,16 @@ def na_qk(q: Any, k: Any, kernel_size: Any, *, bias: Any = None, **options: Any)
     results = _Results(call)
     shape = (problem.batch, *problem.spatial, problem.heads, problem.window)
     results.add("scores", shape, problem.dtype)
-    backend, execution = _prepare(call, "qk")
+    backend, execution = _prepare_unfused(call, "qk")
     if problem.batch:
         backend.qk(
             problem,
             call.scale,
             execution,
-            *map(call.view, ("q", "k", "bias")),
-            results.views["scores"],
+            q=call.view("q"),
+            k=call.view("k"),
+            bias=call.view("bias"),
+            scores=results.views["scores"],
         )
     return results.hand_back("scores")
 
@@ -120,14 +135,18 @@ def na_qk_backward(
     results = _Results(call)
     for name in ("q", "k", "bias"):
         results.add_gradient(name)
-    backend, execution = _prepare(call, "qk_backward")
+    backend, execution = _prepare_unfused(call, "qk_backward")
     if call.problem.batch:
         backend.qk_backward(
             call.problem,
             call.scale,
             execution,
-            *map(call.view, ("dscores", "q", "k")),
-            *map(results.views.get, ("dq", "dk", "dbias")),
+            dscores=call.view("dscores"),
+            q=call.view("q"),
+            k=call.view("k"),
+            dq=results.views["dq"],
+            dk=results.views["dk"],
+            dbias=results.views.get("dbias"),
         )
     return results.hand_back_all()
 
@@ -138,9 +157,15 @@ def na_av(weights: Any, v: Any, kernel_size: Any, **options: Any) -> Any:
     results = _Results(call)
     shape = (problem.batch, *problem.spatial, problem.heads, problem.value_dim)
     results.add("out", shape, problem.dtype)
-    backend, execution = _prepare(call, "av")
+    backend, execution = _prepare_unfused(call, "av")
     if problem.batch:
-        backend.av(problem, execution, *map(call.view, ("weights", "v")), results.views["out"])
+        backend.av(
+            problem,
+            execution,
+            weights=call.view("weights"),
+            v=call.view("v"),
+            out=results.views["out"],
+        )
     return results.hand_back("out")
 
 
@@ -150,13 +175,16 @@ def na_av_backward(dout: Any, weights: Any, v: Any, kernel_size: Any, **options:
     results = _Results(call)
     for name in ("weights", "v"):
         results.add_gradient(name)
-    backend, execution = _prepare(call, "av_backward")
+    backend, execution = _prepare_unfused(call, "av_backward")
     if call.problem.batch:
         backend.av_backward(
             call.problem,
             execution,
-            *map(call.view, ("dout", "weights", "v")),
-            *map(results.views.get, ("dweights", "dv")),
+            dout=call.view("dout"),
+            weights=call.view("weights"),
+            v=call.view("v"),
+            dweights=results.views["dweights"],
+            dv=results.views["dv"],
         )
     return results.hand_back_all()
 
@@ -225,3 +253,9 @@ def _prepare(call: Call, operation: Operation) -> tuple[Backend, Execution]:
         return library.view(carriers[-1])
 
     return backend, Execution(device, library.stream(call.device), empty, call.tune)
+
+
+def _prepare_unfused(call: Call, operation: Operation) -> tuple[UnfusedBackend, Execution]:
+    backend, execution = _prepare(call, operation)
+    assert isinstance(backend, UnfusedBackend), f"{backend.name} does not refuse {operation}"
+    return backend, execution

@@ -13,7 +13,7 @@ __all__ = ["overlaps_itself", "share_memory"]
 
 # NumPy solves a bounded Diophantine problem; past this much work the answer is "perhaps", which
 # counts as yes.
-_MAX_WORK = 10_000
+_MAX_WORK: Any = 10_000
 
 
 def share_memory(a: View, b: View) -> bool:

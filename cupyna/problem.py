@@ -1,4 +1,4 @@
-"""What is asked, and of which machine: frozen value objects that everything else is computed from."""
+"""What is asked, and of which machine: frozen value objects that all else is computed from."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def na3d(
     scale: float | None = None,
     **options: Any,
 ) -> Any:
-    """Neighborhood attention in a volume ``[batch, x, y, z, heads, head_dim]``; see :func:`na1d`."""
+    """Neighborhood attention in a volume, ``[batch, x, y, z, heads, head_dim]``; see `na1d`."""
     _check_rank(query, 3)
     return neighborhood_attention(
         query, key, value, kernel_size,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ __all__ = [
     "softmax_backward",
 ]
 
-Index = tuple[np.ndarray | slice | int, ...]
+Index = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,9 @@ def _by_head(problem: Problem, array: np.ndarray) -> np.ndarray:
 def _to_kv_heads(problem: Problem, array: np.ndarray) -> np.ndarray:
     """Add up the query heads of each key/value head."""
     *lead, _, channels = array.shape
-    return array.reshape(*lead, problem.kv_heads, problem.head_group, channels).sum(-2)
+    grouped = array.reshape(*lead, problem.kv_heads, problem.head_group, channels)
+    summed: np.ndarray = grouped.sum(-2)
+    return summed
 
 
 def _flat(array: np.ndarray, lead: int, trail: int = 0) -> np.ndarray:
@@ -215,7 +218,8 @@ def softmax_backward(
     delta = (dout * out).sum(-1, keepdims=True)
     if dlse is not None:
         delta = delta - dlse[..., None]
-    return weights * (dweights - delta)
+    dscores: np.ndarray = weights * (dweights - delta)
+    return dscores
 
 
 def backward(

@@ -236,7 +236,7 @@ class TilePlan:
             )
 
     def axis_masks(self, tile: Tile, box_tile: BoxTile) -> tuple[np.ndarray, ...]:
-        """Which pairs are wanted, per axis ``[tile extent, box tile extent]``; their product holds."""
+        """Which pairs are wanted along each axis, ``[tile extent, box tile extent]``."""
         masks = []
         for axis, own, begin, end in zip(
             self.axes, tile.axes, box_tile.begin, box_tile.end, strict=True

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,8 +15,9 @@ __all__ = ["Device", "Library", "View", "library_of"]
 View = np.ndarray | DeviceArray
 
 
-class Device(NamedTuple):
-    """Where an array is: ``("cpu", 0)`` or ``("cuda", index)``."""
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where an array is: ``Device("cpu", 0)`` or ``Device("cuda", index)``."""
 
     kind: str
     index: int
@@ -28,7 +30,9 @@ class Library(Protocol):
     their own; where it is not, `hand_back` turns it into one.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The library's import name."""
 
     def check(self, array: Any, argument: str) -> None:
         """Raise TypeError or ValueError for a kind of array that cannot be used."""

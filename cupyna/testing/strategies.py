@@ -1,4 +1,4 @@
-"""Hypothesis strategies over the whole option space, for this project's tests and for users' own."""
+"""Hypothesis strategies over the whole option space, for these tests and for users' own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 @st.composite
 def axes(draw: st.DrawFn, max_length: int = 24) -> Axis:
-    """One axis with a valid window: ``kernel_size * dilation <= length``, ``stride <= kernel_size``."""
+    """One axis with a valid window."""
     length = draw(st.integers(1, max_length))
     kernel_size = draw(st.integers(1, length))
     return Axis(
@@ -40,7 +40,7 @@ def problems(
 ) -> Problem:
     """A problem of any rank, option and dtype, small enough for the oracle."""
     rank = draw(st.sampled_from(ranks))
-    max_length = max(2, int(round(max_tokens ** (1 / rank))))
+    max_length = max(2, round(max_tokens ** (1 / rank)))
     grid = [draw(axes(max_length)) for _ in range(rank)]
     kv_heads = draw(st.integers(1, 2))
     head_dim = draw(st.integers(1, max_head_dim))

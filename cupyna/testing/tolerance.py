@@ -15,6 +15,8 @@ is emulated in float32, and its error scaled by the ratio of the two epsilons.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..arrays.host import host_dtype
@@ -85,7 +87,8 @@ def assert_within_rounding(
     error = np.abs(got[finite] - exact[finite])
     honest = np.abs(rounded[finite] - exact[finite])
     accumulator = np.float64 if dtype == "float64" else np.float32
-    slack = 4 * float(ml_dtypes.finfo(storage).eps) * float(np.abs(exact[finite]).max())
+    finfo: Any = ml_dtypes.finfo
+    slack = 4 * float(finfo(storage).eps) * float(np.abs(exact[finite]).max())
     slack += 4 * float(np.finfo(accumulator).eps) * float(magnitude.max())
     for what, measure in (("largest", np.max), ("RMS", lambda x: np.sqrt(np.mean(np.square(x))))):
         found, allowed = float(measure(error)), 2 * float(measure(honest)) + slack

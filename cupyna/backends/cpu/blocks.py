@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from ...tiles import BoxTile, Tile, TilePlan
 
 __all__ = ["additive_mask", "box_index", "read", "relative_positions", "tile_index", "write"]
 
-Index = tuple[slice, ...]
+Index = tuple[Any, ...]
 
 
 def tile_index(problem: Problem, tile: Tile) -> Index:

@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 
 from ...execution import Choice, Execution
-from ...problem import DeviceSpec, Operation, Problem
+from ...problem import DeviceSpec, Method, Operation, Problem
 from ...tiles import BoxTile, Tile, TilePlan
 from .blocks import additive_mask, box_index, read, relative_positions, tile_index, write
 from .heuristics import fused_plan, plan_time_us
@@ -25,7 +25,7 @@ class CpuFused:
     """Tiles and BLAS, nothing of size tokens x window in memory."""
 
     name = "cpu-fused"
-    method = "fused"
+    method: Method = "fused"
 
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec
@@ -62,7 +62,7 @@ class CpuFused:
         def attend(item: tuple[int, Tile]) -> None:
             batch, tile = item
             own = tile_index(problem, tile)
-            queries = read(problem, q, batch, own) * _scalar(problem, scale)
+            queries = read(problem, q, batch, own) * scale
             largest = np.full((*queries.shape[:2], 1), -np.inf, queries.dtype)
             # The last column sums the weights: one product gives the output and its normalizer.
             total = np.zeros((*queries.shape[:2], problem.value_dim + 1), queries.dtype)
@@ -111,7 +111,7 @@ class CpuFused:
             delta = (gradients * read(problem, out, batch, index)).sum(-1, keepdims=True)
             if dlse is not None:
                 delta -= read(problem, dlse[..., None], batch, index)
-            queries = read(problem, q, batch, index) * _scalar(problem, scale)
+            queries = read(problem, q, batch, index) * scale
             return queries, gradients, delta, read(problem, lse[..., None], batch, index)
 
         def toward_queries(item: tuple[int, Tile]) -> np.ndarray | None:
@@ -129,7 +129,7 @@ class CpuFused:
                 total += dscores @ keys
                 if partial is not None:
                     _add_by_position(problem, plan, tile, box, dscores, partial)
-            write(problem, dq, batch, own, total * _scalar(problem, scale))
+            write(problem, dq, batch, own, total * scale)
             return partial
 
         def toward_keys(item: tuple[int, Tile]) -> None:
@@ -159,11 +159,6 @@ class CpuFused:
             pass
 
 
-def _scalar(problem: Problem, value: float) -> np.floating:
-    """A factor that does not widen float32 arrays."""
-    return np.dtype(problem.accumulator).type(value)
-
-
 def _with_ones(values: np.ndarray) -> np.ndarray:
     """Values with one more channel that counts weights."""
     widened = np.ones((*values.shape[:-1], values.shape[-1] + 1), values.dtype)
@@ -181,7 +176,7 @@ def _scores(
     bias: np.ndarray | None,
 ) -> np.ndarray:
     """Masked scores ``[kv_heads, head_group * query tokens, key tokens]``; queries are scaled."""
-    scores = queries @ keys.mT
+    scores: np.ndarray = queries @ keys.mT
     mask = additive_mask(plan, tile, box, problem.accumulator)
     # Rows of one key/value head hold its query heads one after another.
     by_head = scores.reshape(problem.heads, -1, scores.shape[-1])

@@ -47,7 +47,7 @@ def plan_time_us(problem: Problem, plan: TilePlan, operation: Operation, threads
     channels = problem.head_dim + problem.value_dim
     pairs = counts.computed_products * problem.heads
     spilled = max(1.0, _scores_of(problem, plan) / _CACHED_SCORES) ** 0.25
-    per_batch = (
+    per_batch: float = (
         counts.tiles * _TILE_US
         + counts.box_tiles * _BOX_TILE_US
         + pairs * channels * products / _FLOPS_PER_US

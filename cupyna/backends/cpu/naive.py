@@ -93,7 +93,7 @@ class SlotProducts:
 
 
 def _grouped(problem: Problem, array: np.ndarray) -> np.ndarray:
-    """``[batch, tokens, kv_heads, heads per key/value head, channels]`` in the accumulator's type."""
+    """``[batch, tokens, kv_heads, heads per kv_head, channels]`` in the accumulator's type."""
     wide = np.ascontiguousarray(array, dtype=problem.accumulator)
     return wide.reshape(problem.batch, problem.tokens, problem.kv_heads, -1, array.shape[-1])
 

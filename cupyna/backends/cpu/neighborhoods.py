@@ -91,5 +91,5 @@ def _start(problem: Problem, tokens: slice) -> np.ndarray:
 
 def _product(outer: np.ndarray, inner: np.ndarray, radix: int) -> np.ndarray:
     """Row by row, every ``outer * radix + inner``: one more axis of a flat index."""
-    combined = outer[:, :, None] * radix + inner[:, None, :]
+    combined: np.ndarray = outer[:, :, None] * radix + inner[:, None, :]
     return combined.reshape(len(outer), -1)

@@ -222,7 +222,9 @@ class CpuUnfused:
             summed = np.where(near.is_key[:, None], summed, 0).swapaxes(0, 1)
             return np.stack([np.bincount(flat, head.ravel(), entries) for head in summed])
 
-        total = sum(map_tiles(by_position, chunks(problem)))
+        total = np.zeros((problem.heads, entries))
+        for part in map_tiles(by_position, chunks(problem)):
+            total += part
         dbias[...] = total.reshape(dbias.shape)
 
 
