@@ -1,0 +1,54 @@
+"""The one place that launches a kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from cupy.cuda import Device
+from cupy.cuda.function import CPointer
+from cupy.cuda.runtime import getDevice
+
+from .loader import Kernel
+
+__all__ = ["launch"]
+
+
+class _Stream:
+    """A raw stream handle, with the one attribute that CuPy's launch reads."""
+
+    __slots__ = ("ptr",)
+
+    def __init__(self, ptr: int) -> None:
+        self.ptr = ptr
+
+
+def launch(
+    kernel: Kernel,
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    smem_bytes: int,
+    stream_ptr: int,
+    params: np.ndarray[Any, Any],
+) -> None:
+    """Queue one kernel, whose only argument is one struct passed by value.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        From `cupyna.kernels.loader.load`.
+    grid, block : tuple of int
+        Blocks and threads, at most three axes each; no entry may be zero.
+    smem_bytes : int
+        Dynamic shared memory of each block.
+    stream_ptr : int
+        Raw ``cudaStream_t`` of the kernel's device; 0 is its default stream.
+    params : ndarray
+        One structured element. It is copied by this call.
+    """
+    if getDevice() != kernel.device:
+        with Device(kernel.device):
+            launch(kernel, grid, block, smem_bytes, stream_ptr, params)
+        return
+    arguments = (CPointer(params.ctypes.data),)
+    kernel.function(grid, block, arguments, smem_bytes, _Stream(stream_ptr))
