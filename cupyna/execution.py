@@ -67,8 +67,8 @@ class Backend(Protocol):
     """One way to run the operations of one method on one kind of device.
 
     Every array is already validated and, for outputs, allocated: a backend fills outputs and
-    returns nothing; it is not called for an empty batch. Host backends get NumPy arrays, CUDA backends get
-    :class:`cupyna.arrays.DeviceArray`. Optional arrays are None where they are not asked for.
+    returns nothing; it is not called for an empty batch. Host backends get NumPy arrays, CUDA
+    backends get :class:`cupyna.arrays.DeviceArray`. Optional arrays are None where they are not asked for.
     Layouts are ``[batch, *spatial, heads, channels]``; weights and scores are
     ``[batch, *spatial, heads, prod(kernel_size)]``.
     """

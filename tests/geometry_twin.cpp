@@ -1,0 +1,52 @@
+// The device geometry, compiled by a host compiler and called through a C interface.
+#include "geometry/mask.cuh"
+#include "geometry/tile.cuh"
+#include "geometry/window.cuh"
+
+extern "C" {
+
+// bounds: window_begin, window_end, query_begin, query_end of every position, [4, length].
+void line_bounds(int length, int kernel_size, int stride, int is_causal, int* bounds) {
+  const cupyna::Line line{length, kernel_size, stride, is_causal != 0};
+  for (int position = 0; position < length; ++position) {
+    const cupyna::Interval keys = cupyna::window_of(line, position);
+    const cupyna::Interval queries = cupyna::queries_of(line, position);
+    bounds[position] = keys.begin;
+    bounds[length + position] = keys.end;
+    bounds[2 * length + position] = queries.begin;
+    bounds[3 * length + position] = queries.end;
+  }
+}
+
+// fields: the fields of every AxisTile, [tiles, 7]; returns the number of tiles.
+int axis_tiles(int length, int kernel_size, int stride, int dilation, int is_causal, int extent,
+               int is_key_side, int* fields) {
+  const cupyna::AxisTiling tiling{length, kernel_size, stride, dilation, is_causal != 0, extent};
+  const cupyna::Side side = is_key_side ? cupyna::Side::kKey : cupyna::Side::kQuery;
+  const int count = tiling.count();
+  for (int index = 0; index < count; ++index) {
+    const cupyna::AxisTile tile = tiling.tile(index, side);
+    const int values[7] = {tile.group,   tile.begin,        tile.end,       tile.box_begin,
+                           tile.box_end, tile.common_begin, tile.common_end};
+    for (int i = 0; i < 7; ++i) fields[7 * index + i] = values[i];
+  }
+  return count;
+}
+
+// Box tiles of one tile and, for each, whether it is dense; returns their number.
+int box_tiles(const int* fields, int extent, int* dense) {
+  const cupyna::AxisTile tile{fields[0], fields[1], fields[2], fields[3],
+                              fields[4], fields[5], fields[6]};
+  const int count = tile.box_tiles(extent);
+  for (int index = 0; index < count; ++index) {
+    const int first = tile.box_begin + index * extent;
+    const int past = first + extent < tile.box_end ? first + extent : tile.box_end;
+    dense[index] = tile.is_dense(first, past);
+  }
+  return count;
+}
+
+unsigned interval_bits(int begin, int end, int first) {
+  return cupyna::Interval{begin, end}.bits_from(first);
+}
+}
