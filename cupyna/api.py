@@ -403,9 +403,10 @@ def explain(
 
     Parameters
     ----------
-    q, k, v, kernel_size, stride, dilation, is_causal, scale, bias, method, allow_tf32, \
-    deterministic, tune, return_lse, out
-        As in :func:`neighborhood_attention`; nothing is computed and nothing written.
+    q, k, v, kernel_size, stride, dilation, is_causal, scale, bias
+        As in :func:`neighborhood_attention`.
+    method, allow_tf32, deterministic, tune, return_lse, out
+        Likewise; nothing is computed and nothing written.
 
     Returns
     -------
