@@ -1,0 +1,50 @@
+"""Sphinx settings. The build needs no network."""
+
+import re
+
+from cupyna import __version__
+
+project = "cupyna"
+author = "The cupyna authors"
+copyright = f"2026, {author}"
+version = release = __version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+]
+exclude_patterns = ["_build"]
+nitpicky = False
+
+html_theme = "furo"
+html_title = "cupyna"
+html_show_sourcelink = False
+
+myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_typehints = "none"
+numpydoc_show_class_members = False
+# A public function documents each of its parameters and what it returns, in numpydoc's order.
+numpydoc_validation_checks = set("GL03 GL07 GL08 PR01 PR02 PR03 RT01 SS01 SS02".split())
+# Strategies are made by a decorator and have no source to find; fields are told by their class.
+# na2d and na3d refer to na1d.
+numpydoc_validation_exclude = {
+    r"^cupyna\.testing\b",
+    r"^cupyna\.Explanation\.\w+$",
+    r"^cupyna\.na[23]d$",
+}
+
+
+def escape_shapes(app, what, name, obj, options, lines):
+    """Keep the star of ``shape [batch, *spatial, ...]`` from opening an emphasis."""
+    lines[:] = [re.sub(r"(shape \[batch, )\*", r"\1\\*", line) for line in lines]
+
+
+def setup(app):
+    """Run the above before numpydoc reads a docstring."""
+    app.connect("autodoc-process-docstring", escape_shapes, priority=100)
