@@ -68,8 +68,8 @@ class Backend(Protocol):
 
     Every array is already validated and, for outputs, allocated: a backend fills outputs and
     returns nothing; it is not called for an empty batch. Host backends get NumPy arrays, CUDA
-    backends get :class:`cupyna.arrays.DeviceArray`. Optional arrays are None where they are not asked for.
-    Layouts are ``[batch, *spatial, heads, channels]``; weights and scores are
+    backends get :class:`cupyna.arrays.DeviceArray`. Optional arrays are None where they are not
+    asked for. Layouts are ``[batch, *spatial, heads, channels]``; weights and scores are
     ``[batch, *spatial, heads, prod(kernel_size)]``.
     """
 

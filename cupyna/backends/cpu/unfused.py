@@ -187,11 +187,15 @@ class CpuUnfused:
         def normalize(begin: int) -> None:
             part = slice(begin, begin + _SOFTMAX_TOKENS)
             scores = rows[part]
-            if lse is None:
-                largest = scores.max(-1, keepdims=True)
-                sums = np.exp(scores - largest).sum(-1)
-                norms[part] = largest[:, 0] + np.log(sums)
-            np.exp(scores - norms[part, None], out=scores)
+            if lse is not None:
+                np.exp(scores - norms[part, None], out=scores)
+                return
+            # Not exp(scores - lse): where scores are large, their sum's logarithm is coarse.
+            largest = scores.max(-1, keepdims=True)
+            np.exp(scores - largest, out=scores)
+            sums = scores.sum(-1, keepdims=True)
+            scores /= sums
+            norms[part] = (largest + np.log(sums))[:, 0]
 
         for _ in map_tiles(normalize, range(0, len(rows), _SOFTMAX_TOKENS)):
             pass
