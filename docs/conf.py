@@ -30,7 +30,9 @@ autosummary_generate = True
 autodoc_typehints = "none"
 numpydoc_show_class_members = False
 # A public function documents each of its parameters and what it returns, in numpydoc's order.
-numpydoc_validation_checks = set("GL03 GL07 GL08 PR01 PR02 PR03 RT01 SS01 SS02".split())
+numpydoc_validation_checks = {
+    *("GL03", "GL07", "GL08", "PR01", "PR02", "PR03", "RT01", "SS01", "SS02"),
+}
 # Strategies are made by a decorator and have no source to find; fields are told by their class.
 # na2d and na3d refer to na1d.
 numpydoc_validation_exclude = {

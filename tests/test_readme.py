@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import cupyna
+from cupyna.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -49,3 +50,8 @@ def test_the_readme_names_every_environment_variable():
     read = set(re.findall(r"environ(?:\.get)?[\[(]\s*\"(CUPYNA_\w+)\"", sources))
     assert "CUPYNA_NUM_THREADS" in read
     assert read - set(re.findall(r"CUPYNA_\w+", (ROOT / "README.md").read_text("utf-8"))) == set()
+
+
+def test_the_manual_has_every_command():
+    headings = re.findall(r"^## `cupyna (\w+)`", (ROOT / "docs/cli.md").read_text("utf-8"), re.M)
+    assert headings == list(COMMANDS)
