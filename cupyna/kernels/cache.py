@@ -17,7 +17,15 @@ from typing import Any
 from .compiler import Compiled
 from .resources import Resources
 
-__all__ = ["Record", "cache_directory", "lock", "publish", "read_record", "writable_directory"]
+__all__ = [
+    "Record",
+    "cache_directory",
+    "lock",
+    "publish",
+    "read_record",
+    "writable_directory",
+    "write_whole",
+]
 
 _ELF = b"\x7fELF"
 
@@ -112,8 +120,8 @@ def publish(compiled: Compiled, compiler: str, cubin: Path) -> Record:
     The record goes last: without it, or with one that does not match, the cubin is not used.
     """
     record = Record.of(compiled, compiler)
-    _replace(cubin, compiled.cubin)
-    _replace(_record_path(cubin), json.dumps(record.to_json(), indent=1).encode())
+    write_whole(cubin, compiled.cubin)
+    write_whole(_record_path(cubin), json.dumps(record.to_json(), indent=1).encode())
     return record
 
 
@@ -150,7 +158,8 @@ def _record_path(cubin: Path) -> Path:
     return cubin.with_suffix(".json")
 
 
-def _replace(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, and never a part."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:

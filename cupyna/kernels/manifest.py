@@ -6,11 +6,13 @@ lists the rows of one group of families.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from .variant import ARCHITECTURES, Variant, architecture_of
+from .variant import ARCHITECTURES, Variant
 
-__all__ = ["ARCHITECTURES", "VARIANTS", "Variant", "architecture_of", "variant_of"]
+__all__ = ["VARIANTS", "Target", "Variant", "targets", "variant_of"]
+
+Target = tuple[Variant, str]
 
 
 def _naive() -> Iterator[Variant]:
@@ -36,3 +38,11 @@ def variant_of(family: str, dtype: str, rank: int, **defines: int) -> Variant:
     except KeyError:
         wanted = Variant(family, dtype, rank, threads=0, defines=tuple(defines.items()))
         raise LookupError(f"the manifest has no kernel {wanted.symbol}") from None
+
+
+def targets(architectures: Iterable[str] = ARCHITECTURES) -> list[Target]:
+    """List every variant with each of the given architectures that it is compiled for."""
+    wanted = set(architectures)
+    return [
+        (variant, arch) for variant in VARIANTS for arch in variant.architectures if arch in wanted
+    ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cupy
 
-from .manifest import VARIANTS
+from .manifest import targets
 from .store import default_store
 from .variant import Variant
 
@@ -20,8 +20,7 @@ _STORE = default_store()
 
 MODULES: dict[Path, cupy.RawModule] = {
     path: cupy.RawModule(path=str(path))
-    for variant in VARIANTS
-    for arch in variant.architectures
+    for variant, arch in targets()
     for path in (_STORE.path(variant, arch),)
 }
 

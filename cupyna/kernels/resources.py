@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from .variant import ARCHITECTURES
 
 __all__ = ["GOLDEN_FILE", "Resources", "complaints", "parse_report", "read_golden", "write_golden"]
 
@@ -95,19 +96,12 @@ def read_golden(path: Path = GOLDEN_FILE) -> tuple[str, dict[str, dict[str, Reso
 def write_golden(
     compiler: str, table: Mapping[str, Mapping[str, Resources]], path: Path = GOLDEN_FILE
 ) -> None:
-    """Record the table, one line for each kernel and architecture."""
+    """Record the table, one line for each kernel."""
     rows = [
-        f"  {json.dumps(symbol)}: {{\n"
-        + ",\n".join(
-            f"   {json.dumps(arch)}: {_dump(asdict(table[symbol][arch]))}" for arch in table[symbol]
-        )
-        + "\n  }"
-        for symbol in sorted(table)
+        f"  {json.dumps(symbol)}: "
+        + json.dumps({arch: asdict(row[arch]) for arch in sorted(row, key=ARCHITECTURES.index)})
+        for symbol, row in sorted(table.items())
     ]
     body = ",\n".join(rows)
     text = f'{{\n "compiler": {json.dumps(compiler)},\n "kernels": {{\n{body}\n }}\n}}\n'
     path.write_text(text, "utf-8")
-
-
-def _dump(fields: dict[str, Any]) -> str:
-    return json.dumps(fields)

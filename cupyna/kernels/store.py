@@ -78,10 +78,9 @@ class Store:
             return {}
         return loaded
 
-    @property
-    def is_stale(self) -> bool:
-        """Whether the shipped cubins were built from other sources than those here."""
-        return bool(self.index) and self.index["source_digest"] != self.sources.digest
+    def ships(self, variant: Variant, arch: str) -> bool:
+        """Whether a shipped cubin of these very sources and flags serves the row."""
+        return self._shipped_name(variant, arch) is not None
 
     def path(self, variant: Variant, arch: str) -> Path:
         """Path of a cubin, whether or not the file exists yet."""

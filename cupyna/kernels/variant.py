@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ARCHITECTURES", "Variant", "architecture_of"]
+__all__ = ["ARCHITECTURES", "SERVED", "Variant", "architecture_of", "architectures_on"]
 
 PORTABLE = ("sm_80", "sm_90", "sm_100", "sm_120")
 HOPPER = ("sm_90a",)
@@ -13,7 +13,7 @@ ARCHITECTURES = (*PORTABLE, *HOPPER)
 # A cubin runs on its own major version only, from its own minor version on.
 _PORTABLE_BY_MAJOR = {8: "sm_80", 9: "sm_90", 10: "sm_100", 12: "sm_120"}
 
-_SERVED = "8.x, 9.0, 10.x and 12.x"
+SERVED = "8.x, 9.0, 10.x and 12.x"
 
 _CUDA_TYPES = {
     "float16": "__half",
@@ -111,7 +111,14 @@ def architecture_of(variant: Variant, compute_capability: tuple[int, int]) -> st
     else:
         if major in _PORTABLE_BY_MAJOR:
             return _PORTABLE_BY_MAJOR[major]
-        served = _SERVED
+        served = SERVED
     raise ValueError(
         f"{variant.symbol} runs on compute capability {served}, and this device has {major}.{minor}"
     )
+
+
+def architectures_on(compute_capability: tuple[int, int]) -> tuple[str, ...]:
+    """List the architectures whose cubins run on a device; none if it is not served."""
+    portable = _PORTABLE_BY_MAJOR.get(compute_capability[0])
+    hopper = HOPPER if compute_capability == (9, 0) else ()
+    return (*(() if portable is None else (portable,)), *hopper)
