@@ -15,6 +15,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # the pages show formulas without a network, too
 ]
 exclude_patterns = ["_build"]
 nitpicky = False
