@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from .geometry import Axis
+from .geometry import Axis, Line
 from .problem import Problem
 
 __all__ = ["AxisTile", "BoxTile", "Counts", "Tile", "TilePlan"]
@@ -163,6 +163,21 @@ def _axis_counts(axis: Axis, extent: int, box_extent: int, side: Side) -> tuple[
     )
 
 
+@lru_cache(maxsize=4096)
+def _axis_mask(
+    line: Line, side: Side, begin: int, end: int, box_begin: int, box_end: int
+) -> np.ndarray:
+    """Which pairs of two intervals of one line are wanted. Rows of tiles share it: kept."""
+    mine, other = np.arange(begin, end)[:, None], np.arange(box_begin, box_end)
+    if side == "query":
+        wanted = (line.window_begin(mine) <= other) & (other < line.window_end(mine))
+    else:
+        wanted = (line.query_begin(mine) <= other) & (other < line.query_end(mine))
+    mask: np.ndarray = wanted
+    mask.flags.writeable = False
+    return mask
+
+
 @dataclass(frozen=True)
 class TilePlan:
     """Tiles of one side over a grid.
@@ -237,18 +252,12 @@ class TilePlan:
 
     def axis_masks(self, tile: Tile, box_tile: BoxTile) -> tuple[np.ndarray, ...]:
         """Which pairs are wanted along each axis, ``[tile extent, box tile extent]``."""
-        masks = []
-        for axis, own, begin, end in zip(
-            self.axes, tile.axes, box_tile.begin, box_tile.end, strict=True
-        ):
-            line = axis.line(own.group)
-            mine, other = np.arange(own.begin, own.end)[:, None], np.arange(begin, end)
-            if self.side == "query":
-                wanted = (line.window_begin(mine) <= other) & (other < line.window_end(mine))
-            else:
-                wanted = (line.query_begin(mine) <= other) & (other < line.query_end(mine))
-            masks.append(wanted)
-        return tuple(masks)
+        return tuple(
+            _axis_mask(axis.line(own.group), self.side, own.begin, own.end, begin, end)
+            for axis, own, begin, end in zip(
+                self.axes, tile.axes, box_tile.begin, box_tile.end, strict=True
+            )
+        )
 
     @cached_property
     def counts(self) -> Counts:

@@ -1,0 +1,1 @@
+"""What calls cost: time, memory and what bounds them."""
