@@ -54,7 +54,7 @@ def build(
     try:
         compiler = find_compiler()
     except CompilerMissingError as error:
-        console.print(str(error), style="red", markup=False)
+        console.print(str(error), style="red", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
     if record and not (everything and compiler.identity.startswith("nvrtc")):
         raise typer.BadParameter("--record needs --all, and NVRTC as the compiler")
@@ -62,15 +62,17 @@ def build(
     outcomes = _run(job, wanted, jobs, console)
     failed = [outcome for outcome in outcomes if outcome.record is None]
     for outcome in failed:
-        console.print(outcome.error, style="red", markup=False)
+        console.print(outcome.error, style="red", markup=False, soft_wrap=True)
     built = [outcome.record for outcome in outcomes if outcome.record is not None]
     size_mb = sum(done.size_bytes for done in built) / 1e6
-    console.print(f"{len(built)} cubins, {size_mb:.2f} MB, {compiler.identity}, in {out}")
+    console.print(
+        f"{len(built)} cubins, {size_mb:.2f} MB, {compiler.identity}, in {out}", soft_wrap=True
+    )
     if failed:
         raise typer.Exit(1)
     if record:
         write_golden(compiler.identity, _table(outcomes))
-        console.print(f"resources recorded in {GOLDEN_FILE}")
+        console.print(f"resources recorded in {GOLDEN_FILE}", soft_wrap=True)
 
 
 def _run(job: Build, wanted: list[Target], jobs: int, console: Console) -> list[Outcome]:

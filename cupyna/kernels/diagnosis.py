@@ -103,7 +103,9 @@ def _cupy(machine: Machine) -> Finding:
 def _kernels(machine: Machine) -> Iterator[Finding]:
     counts = dict(machine.shipped)
     needed = [arch for gpu in machine.gpus for arch in architectures_on(gpu.compute_capability)]
-    lacking = [arch for arch in dict.fromkeys(needed) if not counts.get(arch)]
+    lacking = [
+        arch for arch, number in machine.wanted if arch in needed and counts.get(arch, 0) < number
+    ]
     if counts:
         listed = ", ".join(f"{count} for {arch}" for arch, count in counts.items() if count)
         yield Finding("ok", "kernels", f"shipped: {listed}")
@@ -122,7 +124,7 @@ def _kernels(machine: Machine) -> Iterator[Finding]:
         return
     refusal = machine.compiler_refusal.partition("; install")[0]
     if lacking:
-        text = f"{refusal}, and there are no kernels for {', '.join(lacking)}"
+        text = f"{refusal}, and kernels for {', '.join(lacking)} are not shipped"
         yield Finding("problem", "compiler", text, INSTALL_COMMAND)
     else:
         yield Finding("note", "compiler", f"{refusal}; shipped kernels do not need it")

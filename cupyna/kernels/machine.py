@@ -44,6 +44,8 @@ class Machine:
         Why there is none.
     shipped : tuple of (str, int)
         Architectures with the number of shipped cubins that are of these sources.
+    wanted : tuple of (str, int)
+        Architectures with the number of kernels that the manifest has for them.
     shipped_is_stale : bool
         Whether there are shipped cubins of other sources.
     cache : Path
@@ -58,6 +60,7 @@ class Machine:
     compiler: str = ""
     compiler_refusal: str = ""
     shipped: tuple[tuple[str, int], ...] = ()
+    wanted: tuple[tuple[str, int], ...] = ()
     shipped_is_stale: bool = False
     cache: Path = Path()
 
@@ -102,6 +105,7 @@ def examine() -> Machine:
     store = default_store()
     devices = gpus()
     cupy, cupy_error = _cupy()
+    wanted = Counter(arch for _, arch in targets())
     shipped = Counter(arch for variant, arch in targets() if store.ships(variant, arch))
     return Machine(
         python=platform.python_version(),
@@ -113,6 +117,7 @@ def examine() -> Machine:
         compiler="" if store.compiler is None else store.compiler.identity,
         compiler_refusal=store.refusal,
         shipped=tuple(sorted(shipped.items())),
+        wanted=tuple(sorted(wanted.items())),
         shipped_is_stale=bool(store.index) and not shipped,
         cache=store.cache,
     )
