@@ -8,6 +8,7 @@ compiled on first use are the same.
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -71,9 +72,10 @@ def find_compiler() -> Compiler:
     """
     nvcc = os.environ.get("CUPYNA_NVCC")
     if nvcc:
-        if not Path(nvcc).is_file():
-            raise CompilerMissingError(f"CUPYNA_NVCC names {nvcc!r}, and there is no such file")
-        return Nvcc(nvcc)
+        program = shutil.which(nvcc)
+        if program is None:
+            raise CompilerMissingError(f"CUPYNA_NVCC names {nvcc!r}, which is no program here")
+        return Nvcc(program)
     found = find_nvrtc()
     if isinstance(found, Nvrtc):
         return found

@@ -14,6 +14,9 @@ __all__ = ["Kernel", "load"]
 # A block gets this much without asking.
 _DEFAULT_SMEM_BYTES = 48 * 1024
 
+# Cubins of CUDA 13 load on its first driver, 580, and on every later one.
+_MINIMUM_CUDA = 13000
+
 _lock = threading.Lock()
 _kernels: dict[tuple[Variant, int], Kernel] = {}
 
@@ -52,7 +55,7 @@ def load(variant: Variant, device: int) -> Kernel:
     ValueError
         If no architecture of `variant` runs on the device, or it has too little shared memory.
     RuntimeError
-        If the cubin is missing and cannot be compiled.
+        If the driver is too old, or the cubin is missing and cannot be compiled.
     """
     kernel = _kernels.get((variant, device))
     if kernel is not None:
@@ -77,9 +80,19 @@ def _function(variant: Variant, device: int) -> Any:
             f"{variant.symbol} needs {variant.smem_bytes} bytes of shared memory for a block, and "
             f"{spec.name} has {spec.smem_bytes}"
         )
+    cuda = cupy.cuda.runtime.driverGetVersion()
+    if cuda < _MINIMUM_CUDA:
+        raise RuntimeError(
+            f"the NVIDIA driver supports CUDA {_dotted(cuda)}, and the kernels need "
+            f"{_dotted(_MINIMUM_CUDA)}: install driver 580 or newer"
+        )
     module = ready_module(variant, arch, spec.compute_capability)
     with cupy.cuda.Device(device):
         kernel = module.get_function(variant.symbol)
         if variant.smem_bytes > _DEFAULT_SMEM_BYTES:
             kernel.max_dynamic_shared_size_bytes = variant.smem_bytes
         return kernel.kernel
+
+
+def _dotted(cuda: int) -> str:
+    return f"{cuda // 1000}.{cuda % 1000 // 10}"

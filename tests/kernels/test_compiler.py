@@ -106,7 +106,9 @@ def test_nvcc_is_used_where_it_is_asked_for(
 
 def test_an_nvcc_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUPYNA_NVCC", "/absent/nvcc")
-    with pytest.raises(CompilerMissingError, match="CUPYNA_NVCC names '/absent/nvcc'"):
+    with pytest.raises(
+        CompilerMissingError, match="CUPYNA_NVCC names '/absent/nvcc', which is no program"
+    ):
         find_compiler()
 
 

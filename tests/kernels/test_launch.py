@@ -136,6 +136,7 @@ def fake_module(monkeypatch: pytest.MonkeyPatch) -> FakeModule:
     monkeypatch.setattr(loader, "device_spec", lambda index: spec)
     monkeypatch.setattr(loader, "_kernels", {})
     monkeypatch.setattr("cupyna.kernels.modules.ready_module", lambda *row: module)
+    monkeypatch.setattr(cupy.cuda.runtime, "driverGetVersion", lambda: 13000)
     monkeypatch.setattr(cupy.cuda, "Device", lambda index: nullcontext())
     return module
 
@@ -171,3 +172,11 @@ def test_a_device_that_does_not_fit_is_refused_with_both_numbers(
     with pytest.raises(ValueError, match=r"9\.0, and this device has 8\.6"):
         loader.load(Variant("tiny", "float32", 2, 128, hopper=True), 0)
     assert fake_module.loaded == []
+
+
+def test_an_old_driver_is_refused_with_both_numbers(
+    fake_module: FakeModule, tiny: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cupy.cuda.runtime, "driverGetVersion", lambda: 12080)
+    with pytest.raises(RuntimeError, match=r"CUDA 12\.8, and the kernels need 13\.0.*580"):
+        loader.load(tiny, 0)
