@@ -1,7 +1,7 @@
 """What a compiled kernel takes of a multiprocessor, read from the assembler's report.
 
-`resources.json` records it for every kernel, by one release of the NVRTC wheel that it names; nvcc and
-other releases may allocate registers differently.
+`resources.json` records it for every kernel, by one release of the NVRTC wheel that it names;
+nvcc and other releases may allocate registers differently.
 """
 
 from __future__ import annotations
