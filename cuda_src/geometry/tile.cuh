@@ -58,12 +58,8 @@ struct AxisTiling {
 
  private:
   CUPYNA_HOST_DEVICE int longer_groups() const { return length % dilation; }
-  CUPYNA_HOST_DEVICE int shorter_tiles() const {
-    return (length / dilation + extent - 1) / extent;
-  }
-  CUPYNA_HOST_DEVICE int longer_tiles() const {
-    return (length / dilation + extent) / extent;
-  }
+  CUPYNA_HOST_DEVICE int shorter_tiles() const { return (length / dilation + extent - 1) / extent; }
+  CUPYNA_HOST_DEVICE int longer_tiles() const { return (length / dilation + extent) / extent; }
 
   CUPYNA_HOST_DEVICE AxisTile tile_of(int group, int begin, Side side) const {
     const Line along = line(group);

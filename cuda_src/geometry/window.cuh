@@ -1,7 +1,7 @@
 // Which keys a query sees, and which queries see a key, along one axis.
 //
-// The twin of cupyna/geometry.py: integers only, and it also compiles with a host compiler, so that a
-// machine without a GPU proves the two equal. A Line is one dilation group of an axis; token
+// The twin of cupyna/geometry.py: integers only, and it also compiles with a host compiler, so that
+// a machine without a GPU proves the two equal. A Line is one dilation group of an axis; token
 // group + position * dilation of the axis is `position` of the line.
 #pragma once
 

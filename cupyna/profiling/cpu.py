@@ -12,6 +12,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -163,7 +164,7 @@ def _flex_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> Callable[[],
     begins = [torch.from_numpy(axis.windows()[0]) for axis in axes]
     width = GRID[1]
 
-    def is_neighbor(batch: object, head: object, query: int, key: int) -> bool:
+    def is_neighbor(batch: Any, head: Any, query: Any, key: Any) -> Any:
         above = key // width - begins[0][query // width]
         left = key % width - begins[1][query % width]
         return (above >= 0) & (above < KERNEL_SIZE[0]) & (left >= 0) & (left < KERNEL_SIZE[1])
