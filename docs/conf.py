@@ -28,6 +28,8 @@ myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
+# Apart from `inputs` also where file names have no case.
+autosummary_filename_map = {"cupyna.testing.Inputs": "cupyna.testing.inputs_class"}
 autodoc_typehints = "none"
 numpydoc_show_class_members = False
 # A public function documents each of its parameters and what it returns, in numpydoc's order.
