@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from . import api, operations, ranked
 from .problem import Method
 
-__all__ = ["fix_method"]
+__all__ = ["declare_kernels", "fix_method"]
+
+
+def declare_kernels() -> None:
+    """Declare the CuPy modules of all kernels, where CuPy is installed; no driver is needed."""
+    try:
+        import_module("cupyna.kernels.modules")
+    except ImportError as error:
+        logging.getLogger("cupyna").debug("no CUDA kernels: %s", error)
 
 
 def fix_method(name: str, method: Method) -> Callable[..., Any]:

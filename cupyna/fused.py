@@ -5,7 +5,7 @@ As it stores no weights, it has none of the functions that take or give them.
 The functions of :mod:`cupyna` with ``method="fused"``.
 """
 
-from .fixed import fix_method
+from .fixed import declare_kernels, fix_method
 
 __all__ = [
     "explain",
@@ -22,3 +22,5 @@ na2d = fix_method("na2d", "fused")
 na3d = fix_method("na3d", "fused")
 neighborhood_attention = fix_method("neighborhood_attention", "fused")
 neighborhood_attention_backward = fix_method("neighborhood_attention_backward", "fused")
+
+declare_kernels()

@@ -3,7 +3,7 @@
 The functions of :mod:`cupyna` with ``method="naive"``.
 """
 
-from .fixed import fix_method
+from .fixed import declare_kernels, fix_method
 
 __all__ = [
     "explain",
@@ -28,3 +28,5 @@ na_qk = fix_method("na_qk", "naive")
 na_qk_backward = fix_method("na_qk_backward", "naive")
 neighborhood_attention = fix_method("neighborhood_attention", "naive")
 neighborhood_attention_backward = fix_method("neighborhood_attention_backward", "naive")
+
+declare_kernels()
