@@ -105,6 +105,13 @@ class Problem:
         return _ITEM_BYTES[self.dtype]
 
     @property
+    def least_bytes(self) -> int:
+        """Bytes that forward must move: each input read once, the output written once."""
+        query_channels = self.heads * (self.head_dim + self.value_dim)
+        key_channels = self.kv_heads * (self.head_dim + self.value_dim)
+        return self.batch * self.tokens * (query_channels + key_channels) * self.item_bytes
+
+    @property
     def accumulator(self) -> str:
         """Type in which products are summed, and that of the log-sum-exp."""
         return "float64" if self.dtype == "float64" else "float32"

@@ -270,6 +270,13 @@ class TilePlan:
         ]
         return Counts(*(math.prod(column) for column in zip(*per_axis, strict=True)))
 
+    def read_bytes(self, problem: Problem) -> int:
+        """Bytes that forward asks for: queries once, keys and values once for each tile's box."""
+        counts, size = self.counts, problem.item_bytes
+        queries = problem.tokens * problem.heads * problem.head_dim
+        boxes = counts.box_tokens * problem.kv_heads * (problem.head_dim + problem.value_dim)
+        return problem.batch * (queries + boxes) * size
+
     @staticmethod
     def _box_tiles_of(axis: AxisTile, extent: int) -> list[tuple[int, int, bool]]:
         parts = []

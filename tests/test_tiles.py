@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cupyna.geometry import Axis
+from cupyna.problem import Problem
 from cupyna.testing import axes
 from cupyna.tiles import BoxTile, Tile, TilePlan
 
@@ -122,6 +123,18 @@ def test_counts_are_those_of_the_tiles(plan: TilePlan) -> None:
 def test_transposing_twice_gives_the_plan_back(plan: TilePlan) -> None:
     assert plan.transposed().transposed() == plan
     assert plan.transposed().counts.useful_products == plan.counts.useful_products
+
+
+def test_bytes_are_those_of_the_boxes() -> None:
+    problem = Problem(
+        2, (8, 6), 4, 2, 16, 8, "float16", (3, 3), (1, 1), (1, 2), (False, True)
+    )  # fmt: skip
+    plan = TilePlan.of(problem, (4, 3), (2, 2))
+    boxes = sum(int(np.prod(tile.box_shape)) for tile in plan.tiles())
+    assert plan.read_bytes(problem) == 2 * (48 * 4 * 16 + boxes * 2 * (16 + 8)) * 2
+    whole = TilePlan.of(problem, problem.spatial, problem.spatial)
+    once = whole.read_bytes(problem) + 2 * 48 * 4 * 8 * 2  # and the output
+    assert once >= problem.least_bytes == 2 * 48 * (4 * 24 + 2 * 24) * 2
 
 
 def test_large_grids_are_counted_without_walking_them() -> None:
