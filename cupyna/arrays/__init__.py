@@ -1,6 +1,7 @@
 """Whose array is this: read it where it is, allocate like it, hand results back as its kind."""
 
+from .detection import library_of
 from .device_array import DeviceArray
-from .library import Device, Library, View, library_of
+from .library import Device, Library, View
 
 __all__ = ["Device", "DeviceArray", "Library", "View", "library_of"]

@@ -1,8 +1,7 @@
-"""What cupyna asks of an array library, and how it tells whose array it was given."""
+"""What cupyna asks of an array library."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from .device_array import DeviceArray
 
-__all__ = ["Device", "Library", "View", "library_of"]
+__all__ = ["Device", "Library", "View"]
 
 View = np.ndarray | DeviceArray
 
@@ -57,40 +56,3 @@ class Library(Protocol):
 
     def is_writable(self, array: Any) -> bool:
         """Whether results may be written into the caller's array."""
-
-
-def library_of(array: Any, argument: str) -> Library:
-    """The library that `array` belongs to; no library is imported to find out.
-
-    Raises
-    ------
-    TypeError
-        If `array` is no array, or of a library without DLPack.
-    """
-    from .host import NUMPY
-
-    if isinstance(array, np.ndarray):
-        return NUMPY
-    if _is_instance(array, "cupy", "ndarray"):
-        from .cupy import CUPY
-
-        return CUPY
-    if _is_instance(array, "torch", "Tensor"):
-        from .torch import TORCH
-
-        return TORCH
-    if hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__"):
-        from .dlpack import DlpackLibrary
-
-        return DlpackLibrary.of(array, argument)
-    raise TypeError(
-        f"{argument} must be an array (NumPy, CuPy, torch, or any library with DLPack), "
-        f"got {type(array).__module__}.{type(array).__qualname__}"
-    )
-
-
-def _is_instance(array: Any, module: str, name: str) -> bool:
-    """isinstance() that never imports: an array of a library exists only once it is imported."""
-    loaded = sys.modules.get(module)
-    kind = getattr(loaded, name, None)
-    return kind is not None and isinstance(array, kind)
