@@ -66,9 +66,13 @@ BAD_CALLS: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
     "out kind": (TypeError, "out must be an array", lambda: call(out=[0])),
     "out is q": (ValueError, "out must not share memory with q", lambda: call(out=Q)),
     "out in v": (ValueError, "out must not share memory with v", lambda: call(out=V[:, ::-1])),
-    "one row out": (ValueError, "must be writable", lambda: call(out=np.broadcast_to(Q, Q.shape))),
+    "one row out": (ValueError, "must be writable", lambda: call(out=flat())),
     "read-only out": (ValueError, "out must be writable", lambda: call(out=read_only())),
 }  # fmt: skip
+
+
+def flat() -> np.ndarray:
+    return np.broadcast_to(Q[0], Q.shape)
 
 
 def read_only() -> np.ndarray:
