@@ -1,0 +1,1 @@
+"""Denoising by non-local means, written as one call of neighborhood attention: the main job."""
