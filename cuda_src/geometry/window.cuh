@@ -19,7 +19,8 @@ struct Line {
 
   // First key that the query at `position` sees.
   CUPYNA_HOST_DEVICE int window_begin(int position) const {
-    const int first_of_stride = position / stride * stride;
+    // A branch that all threads take costs less than a division.
+    const int first_of_stride = stride == 1 ? position : position / stride * stride;
     if (is_causal) {
       const int leader = min_of(first_of_stride + stride - 1, length - 1);
       return max_of(leader - kernel_size + 1, 0);
@@ -58,7 +59,7 @@ struct Line {
 
 // Tokens of the axis in dilation group `group`.
 CUPYNA_HOST_DEVICE int group_length(int length, int dilation, int group) {
-  return (length - group + dilation - 1) / dilation;
+  return dilation == 1 ? length : (length - group + dilation - 1) / dilation;
 }
 
 }  // namespace cupyna

@@ -16,8 +16,21 @@ Target = tuple[Variant, str]
 
 
 def _naive() -> Iterator[Variant]:
-    """QK, row softmax, AV and their gradients, one or several outputs per thread."""
-    yield from ()
+    """QK, row softmax, AV and their gradients, one or several outputs per thread.
+
+    Grids of fewer than three axes have leading axes of length one: rank changes no register.
+    """
+    for dtype in ("float16", "bfloat16", "float32", "float64"):
+        for vector in (0, 1):
+            for lanes in (4, 8, 16, 32):
+                defines = (("VECTOR", vector), ("LANES", lanes))
+                yield Variant("naive_scores", dtype, 0, threads=128, defines=defines)
+            for family in ("naive_outputs", "naive_inverse", "naive_softmax_backward"):
+                yield Variant(family, dtype, 0, threads=128, defines=(("VECTOR", vector),))
+        yield Variant("naive_bias_gradient", dtype, 0, threads=512)
+    # Scores wait in the accumulator's type.
+    for dtype in ("float32", "float64"):
+        yield Variant("naive_softmax", dtype, 0, threads=128)
 
 
 VARIANTS: tuple[Variant, ...] = (*_naive(),)

@@ -1,0 +1,89 @@
+// The keys that a run of queries sees, and the queries that see a run of keys.
+#pragma once
+
+#include "../common/warp.cuh"
+#include "../geometry/run.cuh"
+
+namespace cupyna {
+
+// Partners of a run whose weights are in shared memory at a time.
+constexpr int kChunk = 32;
+
+// Far past every position, and far from overflow.
+constexpr int kNowhere = 1 << 30;
+
+// Windows of a run of queries: one slot at a time along x and y, all slots together along z.
+struct QueryBox {
+  int x_begin, x_end, y_begin, y_end;
+  int begin;         // first key along z
+  int last_key;      // last key along z that some query sees
+  int steps;         // slots from `begin` to the last window's last; the same in all of a warp
+  int begins[kRun];  // windows along z; nowhere for queries that a short run lacks
+  int ends[kRun];
+
+  __device__ explicit QueryBox(const Run& run)
+      : x_begin(run.x.line.window_begin(run.x.position)),
+        x_end(run.x.line.window_end(run.x.position)),
+        y_begin(run.y.line.window_begin(run.y.position)),
+        y_end(run.y.line.window_end(run.y.position)) {
+    const Line& line = run.z.line;
+    begin = line.window_begin(run.z.position);
+    last_key = line.window_end(run.last()) - 1;
+    steps = warp_max(line.window_begin(run.last()) + line.kernel_size - begin);
+#pragma unroll
+    for (int t = 0; t < kRun; ++t) {
+      const bool exists = t < run.count;
+      begins[t] = exists ? line.window_begin(run.z.position + t) : kNowhere;
+      ends[t] = exists ? line.window_end(run.z.position + t) : kNowhere;
+    }
+  }
+
+  // Causal windows shrink: slots past their end name the last key, and are not inside.
+  __device__ __forceinline__ bool is_inside(int x_slot, int y_slot) const {
+    return x_begin + x_slot < x_end && y_begin + y_slot < y_end;
+  }
+  __device__ __forceinline__ int x_token(const Run& run, int slot) const {
+    return run.x.token(min_of(x_begin + slot, x_end - 1));
+  }
+  __device__ __forceinline__ int y_token(const Run& run, int slot) const {
+    return run.y.token(min_of(y_begin + slot, y_end - 1));
+  }
+
+  // Index of the bias, of slots that are inside.
+  __device__ __forceinline__ int x_bias(const Run& run, int slot) const {
+    return x_begin + slot - run.x.position + run.x.line.kernel_size - 1;
+  }
+  __device__ __forceinline__ int y_bias(const Run& run, int slot) const {
+    return y_begin + slot - run.y.position + run.y.line.kernel_size - 1;
+  }
+};
+
+// Queries that see a run of keys: an interval along each axis.
+struct KeyBox {
+  int x_begin, x_end, y_begin, y_end, begin, end;
+  int x_steps, y_steps, steps;  // the same in all of a warp
+
+  __device__ explicit KeyBox(const Run& run)
+      : x_begin(run.x.line.query_begin(run.x.position)),
+        x_end(run.x.line.query_end(run.x.position)),
+        y_begin(run.y.line.query_begin(run.y.position)),
+        y_end(run.y.line.query_end(run.y.position)),
+        begin(run.z.line.query_begin(run.z.position)),
+        end(run.z.line.query_end(run.last())) {
+    x_steps = warp_max(x_end - x_begin);
+    y_steps = warp_max(y_end - y_begin);
+    steps = warp_max(end - begin);
+  }
+
+  __device__ __forceinline__ bool is_inside(int x_step, int y_step) const {
+    return x_begin + x_step < x_end && y_begin + y_step < y_end;
+  }
+  __device__ __forceinline__ int x_query(int step) const {
+    return min_of(x_begin + step, x_end - 1);
+  }
+  __device__ __forceinline__ int y_query(int step) const {
+    return min_of(y_begin + step, y_end - 1);
+  }
+};
+
+}  // namespace cupyna
