@@ -14,7 +14,7 @@ from .report import duration
 
 __all__ = ["check_output", "draw"]
 
-_ACCENT = "#e4572e"
+_ACCENT = "#1473e6"
 _INK = "#22262a"
 _FAINT = "#7a828a"
 _PANEL_INCHES = 3.2
@@ -74,11 +74,13 @@ def draw(experiment: Experiment, path: Path) -> None:
 def _planes(experiment: Experiment) -> Any:
     """Four pictures in a row, or the middle slices of four volumes, with the zooms below."""
     planes = [_plane(entry.values) for entry in experiment.entries]
-    region = _busiest(planes[0])
     rows, columns = planes[0].shape[:2]
-    # A long picture makes a longer panel, but within reason.
-    height = _PANEL_INCHES * float(np.clip(rows / columns, 0.4, 1.8))
-    grid = _Grid(_PANEL_INCHES, (height, height), title_inches=_TITLE_INCHES)
+    # A panel has the shape of the picture, within reason; the zoom has that of its panel.
+    whole_ratio = float(np.clip(rows / columns, 0.2, 1.8))
+    zoom_ratio = float(np.clip(rows / columns, 0.6, 1.2))
+    zoom_columns = min((rows * columns / zoom_ratio) ** 0.5 / _ZOOM, columns, rows / zoom_ratio)
+    region = _busiest(planes[0], round(zoom_columns * zoom_ratio), round(zoom_columns))
+    grid = _Grid(_PANEL_INCHES, (_PANEL_INCHES * whole_ratio, _PANEL_INCHES * zoom_ratio))
     figure = grid.figure(experiment)
     for column, (entry, plane) in enumerate(zip(experiment.entries, planes, strict=True)):
         whole, zoom = (grid.axes(figure, row, column) for row in (0, 1))
@@ -86,23 +88,24 @@ def _planes(experiment: Experiment) -> Any:
             smooth = "nearest" if axes is zoom else "antialiased"
             aspect = "auto" if axes is zoom else "equal"
             axes.imshow(shown, "gray", aspect=aspect, interpolation=smooth, vmin=0, vmax=1)
+            axes.set_anchor("NW")
             axes.set_xticks([])
             axes.set_yticks([])
         _frame(whole, _INK, 0.6)
         _frame(zoom, _ACCENT, 1.8)
         _mark(whole, region.column - 0.5, region.row - 0.5, region.columns, region.rows)
-        _label(whole, experiment, entry)
+        grid.label(figure, column, experiment, entry)
     return figure
 
 
 def _signals(experiment: Experiment) -> Any:
     """Four signals in a row, the clean one faint behind the others, with the zooms below."""
     lines = [entry.values[:, 0] for entry in experiment.entries]
-    region = _busiest(lines[0][None])
+    region = _busiest(lines[0][None], 1, max(2, len(lines[0]) // _ZOOM))
     inside = region.index[1]
     low, high = min(map(np.min, lines)), max(map(np.max, lines))
     margin = 0.04 * (high - low)
-    grid = _Grid(4.2, (2.3, 2.3), title_inches=_TITLE_INCHES)
+    grid = _Grid(4.2, (2.3, 2.3))
     figure = grid.figure(experiment)
     positions = np.arange(len(lines[0]))
     for column, (entry, line) in enumerate(zip(experiment.entries, lines, strict=True)):
@@ -118,7 +121,7 @@ def _signals(experiment: Experiment) -> Any:
         _frame(whole, _INK, 0.6)
         _frame(zoom, _ACCENT, 1.8)
         _mark(whole, region.column, low - margin / 2, region.columns, high - low + margin)
-        _label(whole, experiment, entry)
+        grid.label(figure, column, experiment, entry)
     return figure
 
 
@@ -128,12 +131,11 @@ class _Grid:
 
     width: float
     heights: tuple[float, float]
-    title_inches: float
 
     @property
     def size(self) -> tuple[float, float]:
         across = 4 * self.width + 5 * _GAP_INCHES
-        return across, _HEADER_INCHES + self.title_inches + sum(self.heights) + 2 * _GAP_INCHES
+        return across, _HEADER_INCHES + _TITLE_INCHES + sum(self.heights) + 2 * _GAP_INCHES
 
     def figure(self, experiment: Experiment) -> Any:
         from matplotlib.figure import Figure
@@ -161,6 +163,21 @@ class _Grid:
         return figure.add_axes(
             (x / width, y / height, self.width / width, self.heights[row] / height)
         )
+
+    def label(self, figure: Any, column: int, experiment: Experiment, entry: Entry) -> None:
+        """The name of an entry above its column, and its figures below the name."""
+        details = []
+        if entry.quality is not None:
+            details += [f"{entry.quality.psnr_db:.2f} dB", f"SSIM {entry.quality.ssim:.3f}"]
+        if entry.time_s is not None:
+            details.append(duration(entry.time_s))
+        width, height = self.size
+        x = (_GAP_INCHES + column * (self.width + _GAP_INCHES)) / width
+        top = 2 * _GAP_INCHES + sum(self.heights)
+        weight = "bold" if entry is experiment.ours else "normal"
+        figure.text(x, (top + 0.28) / height, entry.name, fontsize=12, weight=weight)
+        below = " \N{MIDDLE DOT} ".join(details) or "the truth"
+        figure.text(x, (top + 0.09) / height, below, fontsize=9.5, color=_FAINT)
 
 
 def _setting(experiment: Experiment) -> str:
@@ -190,13 +207,12 @@ def _plane(values: np.ndarray) -> np.ndarray:
     return shown[..., 0] if shown.shape[-1] == 1 else shown
 
 
-def _busiest(plane: np.ndarray) -> _Region:
+def _busiest(plane: np.ndarray, rows: int, columns: int) -> _Region:
     """The region with the most detail near its middle, looked for on a coarse grid of places."""
     gray = plane.mean(-1) if plane.ndim == 3 else plane
     detail = np.hypot(
         np.diff(gray, axis=0, append=gray[-1:]), np.diff(gray, axis=1, append=gray[:, -1:])
     )
-    rows, columns = (max(extent // _ZOOM, min(extent, 8)) for extent in gray.shape)
     middle = np.outer(np.hanning(rows + 2)[1:-1], np.hanning(columns + 2)[1:-1])
     places = [
         _Region(int(row), int(column), rows, columns)
@@ -212,23 +228,10 @@ def _frame(axes: Any, color: str, width: float) -> None:
 
 
 def _mark(axes: Any, x: float, y: float, width: float, height: float) -> None:
+    """Outline what the zoom shows; a white seam keeps it visible on any color."""
     from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
 
-    axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=_ACCENT, linewidth=1.6))
-
-
-def _label(axes: Any, experiment: Experiment, entry: Entry) -> None:
-    """The name above a panel, and its figures below the name."""
-    details = []
-    if entry.quality is not None:
-        details += [f"{entry.quality.psnr_db:.2f} dB", f"SSIM {entry.quality.ssim:.3f}"]
-    if entry.time_s is not None:
-        details.append(duration(entry.time_s))
-    anchor: dict[str, Any] = {
-        "xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline"
-    }  # fmt: skip
-    weight = "bold" if entry is experiment.ours else "normal"
-    axes.annotate(entry.name, xytext=(0, 20), fontsize=12, weight=weight, **anchor)
-    axes.annotate(
-        " · ".join(details) or "the truth", xytext=(0, 6), fontsize=9.5, color=_FAINT, **anchor
-    )
+    outline = Rectangle((x, y), width, height, fill=False, edgecolor=_ACCENT, linewidth=1.6)
+    outline.set_path_effects([withStroke(linewidth=3.6, foreground="white")])
+    axes.add_patch(outline)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,16 @@ def picture_file(path: Path) -> Sample:
     ValueError
         If the file is no picture, has a shape that is not one's, or is smaller than the window.
     """
-    from skimage.io import imread
+    # Named readers: left to choose, imageio tries old ones too, which warn and leak open files.
+    from imageio.v3 import imread
 
     try:
-        # Every reader is tried on an unknown file, and some warn that they will be dropped.
-        with warnings.catch_warnings(action="ignore"):
-            pixels = np.asarray(imread(path))
+        if path.suffix.lower() in (".tif", ".tiff"):
+            pixels = np.asarray(imread(path, plugin="tifffile"))
+        else:
+            pixels = np.asarray(imread(path, plugin="pillow", rotate=True))
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} is no picture that scikit-image can read: {error}") from error
+        raise ValueError(f"{path} is no picture that imageio can read: {error}") from error
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[-1] not in (1, 2, 3, 4):

@@ -58,6 +58,15 @@ def test_gray_with_transparency(tmp_path):
     assert np.array_equal(sample.clean[..., 0], (gray / np.float32(255)).astype(np.float32))
 
 
+def test_a_photograph_is_turned_upright(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    path = tmp_path / "mine.jpg"
+    exif = image.Exif()
+    exif[0x0112] = 6  # orientation: rotate by 90 degrees
+    image.fromarray((GRADIENT * 255).astype(np.uint8)).save(path, exif=exif)
+    assert sources.picture_file(path).spatial == GRADIENT.T.shape
+
+
 def test_a_picture_of_floats_keeps_its_values(tmp_path):
     pixels = (GRADIENT / 2).astype(np.float32)
     assert np.array_equal(stored(tmp_path, pixels, "mine.tif").clean[..., 0], pixels)
@@ -87,7 +96,7 @@ def test_useless_pictures_are_refused(tmp_path, pixels, name, message):
         stored(tmp_path, pixels, name)
 
 
-@pytest.mark.parametrize("name", ["words.png", "words.txt"])
+@pytest.mark.parametrize("name", ["words.png", "words.txt", "words.tif"])
 def test_a_file_that_is_no_picture_is_refused(tmp_path, name):
     path = tmp_path / name
     path.write_text("no picture")
