@@ -26,6 +26,7 @@ _EXTRA_OF_MODULE = {
     "cupy": "cuda",
     "nvidia": "cuda",
     "torch": "torch",
+    "imageio": "demo",
     "matplotlib": "demo",
     "nibabel": "demo",
     "pywt": "demo",
