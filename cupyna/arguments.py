@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from .arrays import Device, Library, View, library_of
+from .arrays import Device, Library, View, has_vector_rows, library_of
 from .overlap import overlaps_itself, share_memory
 from .problem import METHODS, Method, Operation, Problem
 
@@ -33,6 +33,7 @@ _LAYOUTS: Mapping[str, Callable[[Problem], tuple[int, ...]]] = {
     "dscores": lambda p: (p.heads, p.window),
 }
 _ACCUMULATED = ("lse", "dlse")
+_ROWS = ("q", "k", "v", "out", "dout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,9 @@ def parse(operation: Operation, arrays: Mapping[str, Any], options: Options) -> 
             expected = (problem.batch, *problem.spatial, *_LAYOUTS[name](problem))
         if tuple(array.shape) != expected:
             raise ValueError(f"{name} must have shape {expected}, got {tuple(array.shape)}")
+    views = {name: library.view(array) for name, array in given.items()}
+    if not all(has_vector_rows(view) for name, view in views.items() if name in _ROWS):
+        problem = replace(problem, has_vector_rows=False)
     return Call(
         problem=problem,
         scale=_scale(options.scale, problem),
@@ -129,7 +133,7 @@ def parse(operation: Operation, arrays: Mapping[str, Any], options: Options) -> 
         tune=_flag("tune", options.tune),
         library=library,
         device=device,
-        views={name: library.view(array) for name, array in given.items()},
+        views=views,
         like=like,
     )
 

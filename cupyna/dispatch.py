@@ -39,9 +39,10 @@ def backends(kind: str) -> tuple[Backend, ...]:
         from .backends.cpu import BACKENDS
 
         return BACKENDS
+    from .backends.fused import CudaFused
     from .backends.naive import CudaNaive
 
-    return (CudaNaive(),)
+    return (CudaFused(), CudaNaive())
 
 
 def select(
@@ -61,9 +62,9 @@ def select(
             if not refusals:
                 return backend
             reasons += [f"{backend.name}: {reason}" for reason in refusals]
-    asked = "no method" if method is None else f"method {method!r}"
+    asked = "no method can" if method is None else f"method {method!r} cannot"
     detail = "; ".join(reasons) or _no_backend(device)
-    raise ValueError(f"{asked} can run this {operation} on {device.name} ({detail})")
+    raise ValueError(f"{asked} run this {operation} on {device.name} ({detail})")
 
 
 def candidates(problem: Problem, operation: Operation, device: DeviceSpec) -> tuple[Candidate, ...]:

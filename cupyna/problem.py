@@ -42,6 +42,8 @@ class Problem:
         Whether float32 products may be rounded to TF32.
     deterministic : bool
         Whether every run must give the same bits.
+    has_vector_rows : bool
+        Whether the channels of every token are contiguous and aligned to 16 bytes in all arrays.
     """
 
     batch: int
@@ -58,6 +60,7 @@ class Problem:
     has_bias: bool = False
     allow_tf32: bool = False
     deterministic: bool = False
+    has_vector_rows: bool = True
 
     @property
     def rank(self) -> int:

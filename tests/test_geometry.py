@@ -179,3 +179,26 @@ def test_twin_interval_bits(twin: ctypes.CDLL, begin: int, size: int, first: int
     twin.interval_bits.restype = ctypes.c_uint
     expected = sum(1 << i for i in range(32) if begin <= first + i < begin + size)
     assert twin.interval_bits(begin, begin + size, first) == expected
+
+
+@given(
+    begins=st.tuples(*[st.integers(0, 3000)] * 3),
+    sizes=st.tuples(*[st.integers(1, 1500)] * 3),
+    offsets=st.tuples(*[st.integers(-600, 600)] * 3),
+    at=st.tuples(*[st.integers(0, 63)] * 3),
+)
+def test_twin_packed_windows(
+    twin: ctypes.CDLL,
+    begins: tuple[int, ...],
+    sizes: tuple[int, ...],
+    offsets: tuple[int, ...],
+    at: tuple[int, ...],
+) -> None:
+    origin = [max(0, begin + offset) for begin, offset in zip(begins, offsets, strict=True)]
+    spans = list(zip(begins, sizes, strict=True))
+    bounds = np.array([[b, b + s] for b, s in spans], np.int32)
+    expected = all(b <= o + a < b + s for (b, s), o, a in zip(spans, origin, at, strict=True))
+    packed = twin.window_contains(
+        pointer(bounds), pointer(np.array(origin, np.int32)), pointer(np.array(at, np.int32))
+    )
+    assert bool(packed) == expected

@@ -1,7 +1,7 @@
 """Whose array is this: read it where it is, allocate like it, hand results back as its kind."""
 
 from .detection import library_of
-from .device_array import DeviceArray
+from .device_array import DeviceArray, has_vector_rows
 from .library import Device, Library, View
 
-__all__ = ["Device", "DeviceArray", "Library", "View", "library_of"]
+__all__ = ["Device", "DeviceArray", "Library", "View", "has_vector_rows", "library_of"]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["DeviceArray"]
+__all__ = ["DeviceArray", "has_vector_rows"]
+
+
+_ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +38,21 @@ class DeviceArray:
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+
+# What one thread moves at once.
+_VECTOR_BYTES = 16
+
+
+def has_vector_rows(view: object) -> bool:
+    """Whether the last axis is contiguous and every row starts on 16 bytes; hosts do not care."""
+    if not isinstance(view, DeviceArray):
+        return True
+    size = _ITEM_BYTES[view.dtype]
+    steps = [
+        stride * size
+        for stride, length in zip(view.strides[:-1], view.shape[:-1], strict=True)
+        if length > 1
+    ]
+    ends = (view.pointer, view.shape[-1] * size, *steps)
+    return view.strides[-1] == 1 and all(end % _VECTOR_BYTES == 0 for end in ends)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from .fused_shapes import FORWARD_SHAPES
 from .variant import ARCHITECTURES, Variant
 
 __all__ = ["VARIANTS", "Target", "Variant", "targets", "variant_of"]
@@ -33,7 +34,14 @@ def _naive() -> Iterator[Variant]:
         yield Variant("naive_softmax", dtype, 0, threads=128)
 
 
-VARIANTS: tuple[Variant, ...] = (*_naive(),)
+def _fused() -> Iterator[Variant]:
+    """Forward in one pass, on tensor cores."""
+    for dtype in ("float16", "bfloat16"):
+        for shape in FORWARD_SHAPES:
+            yield shape.variant(dtype)
+
+
+VARIANTS: tuple[Variant, ...] = (*_naive(), *_fused())
 
 _BY_ROW = {(v.family, v.dtype, v.rank, frozenset(v.defines)): v for v in VARIANTS}
 

@@ -1,0 +1,12 @@
+// Entry point of the fused forward on tensor cores of any GPU since Ampere.
+#include "../mainloop/fused_forward_sm80.cuh"
+
+using Forward = cupyna::FusedForwardSm80<CUPYNA_DTYPE, CUPYNA_HEAD_DIM, CUPYNA_ROW_TILES,
+                                         CUPYNA_THREADS / 32, CUPYNA_KEYS>;
+static_assert(sizeof(Forward::Shared) <= CUPYNA_SMEM_BYTES, "the manifest knows the size");
+
+extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS, CUPYNA_BLOCKS)
+    CUPYNA_SYMBOL(const __grid_constant__ cupyna::AttentionParams params) {
+  extern __shared__ __align__(128) unsigned char memory[];
+  Forward(params, *reinterpret_cast<Forward::Shared*>(memory)).run();
+}

@@ -1,0 +1,114 @@
+"""The fused method on a GPU against the oracle, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cupyna
+from cupyna import fused
+from cupyna.problem import Problem
+from cupyna.testing import Inputs, expected_forward, inputs, problems
+from cupyna.testing.cases import small_problems
+
+from .libraries import each_gpu_library, get, guarded, put
+
+DTYPES = ("float16", "bfloat16")
+NAMED = {
+    name: problem
+    for name, problem in small_problems(DTYPES)
+    if problem.head_dim % 8 == 0 and problem.head_dim <= 256 and problem.value_dim % 8 == 0
+}
+named_problems = pytest.mark.parametrize("problem", NAMED.values(), ids=NAMED.keys())
+head_dims = st.sampled_from([8, 16, 24, 32, 40, 64, 72, 128, 160, 256])
+
+
+def attend(library: str, problem: Problem, given: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    q, k, v, bias = (put(library, a) for a in (given.q, given.k, given.v, given.bias))
+    with guarded(library):
+        out, lse = fused.neighborhood_attention(
+            q, k, v, problem.kernel_size,
+            stride=problem.stride, dilation=problem.dilation, is_causal=problem.is_causal,
+            bias=bias, scale=given.scale, return_lse=True,
+        )  # fmt: skip
+    return get(out), get(lse)
+
+
+def check(library: str, problem: Problem, given: Inputs) -> None:
+    out, lse = attend(library, problem, given)
+    # Weights are rounded to the inputs' type before they meet the values.
+    expected = expected_forward(problem, given, weights=problem.dtype)
+    expected["out"].check(out)
+    expected["lse"].check(lse)
+
+
+@each_gpu_library
+@named_problems
+def test_named_problems(library: str, problem: Problem) -> None:
+    check(library, problem, inputs(problem))
+
+
+@pytest.mark.gpu
+@given(
+    problem=problems(dtypes=DTYPES, max_tokens=300),
+    channels=st.tuples(head_dims, head_dims),
+    scale=st.sampled_from([None, 0.0, -0.7, 2.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_any_problem(
+    problem: Problem, channels: tuple[int, int], scale: float | None, seed: int
+) -> None:
+    problem = replace(problem, head_dim=channels[0], value_dim=channels[1])
+    given = inputs(problem, seed)
+    check("cupy", problem, given if scale is None else replace(given, scale=scale))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("seed", range(3))
+def test_every_run_gives_the_same_bits(seed: int) -> None:
+    problem = Problem(
+        2, (40, 33), 4, 2, 64, 64, "float16", (9, 12), (1, 3), (2, 1), (False, True)
+    )  # fmt: skip
+    given = inputs(problem, seed)
+    first = attend("cupy", problem, given)
+    for _ in range(100):
+        for a, b in zip(first, attend("cupy", problem, given), strict=True):
+            np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
+
+
+@pytest.mark.gpu
+def test_strided_arrays_are_read_and_written_in_place() -> None:
+    import cupy
+
+    packed = cupy.asarray(np.random.default_rng(0).standard_normal((1, 9, 8, 2, 4, 16)), "float16")
+    q, k, v, out = (packed[..., i, :] for i in range(4))
+    expected = fused.na2d(*(cupy.ascontiguousarray(a) for a in (q, k, v)), 5)
+    assert fused.na2d(q, k, v, 5, out=out) is out
+    np.testing.assert_array_equal(get(out), get(expected))
+
+
+@pytest.mark.gpu
+def test_what_it_cannot_do_is_refused_with_reasons() -> None:
+    import cupy
+
+    def refusal(q: Any) -> str:
+        with pytest.raises(ValueError, match="method 'fused' cannot run this") as caught:
+            fused.na1d(q, q, q, 3)
+        return str(caught.value)
+
+    assert "not in float32" in refusal(cupy.ones((1, 8, 1, 16), "float32"))
+    assert "multiple of 8" in refusal(cupy.ones((1, 8, 1, 12), "float16"))
+    shifted = cupy.ones(8 * 16 + 1, "float16")[1:].reshape(1, 8, 1, 16)
+    assert "aligned to 16 bytes" in refusal(shifted)
+    answer = cupyna.explain(shifted, shifted, shifted, 3)
+    assert answer.selected is not None and answer.selected.method == "naive"
+    assert "aligned to 16 bytes" in str(answer)
+    q = cupy.ones((1, 8, 1, 16), "float16")
+    assert cupyna.explain(q, q, q, 3).selected.method == "fused"
+    with pytest.raises(ValueError, match="no backward kernels"):
+        fused.neighborhood_attention_backward(q, q, q, q, q, cupy.ones((1, 8, 1), "float32"), 3)

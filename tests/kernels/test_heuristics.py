@@ -1,0 +1,70 @@
+"""The cost model picks tiles that the kernels can run, the same ones every time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cupyna.kernels.attention_params import axis_tiles
+from cupyna.kernels.fused_shapes import FORWARD_SHAPES
+from cupyna.kernels.heuristics import fused_forward_choice, warp_tile
+from cupyna.problem import DeviceSpec, Problem
+from cupyna.testing import axes, problems
+from cupyna.tiles import TilePlan
+
+H200 = DeviceSpec("H200", "cuda", 0, 132, (9, 0), 232448, 60 << 20, 4.8e6, 6.7e7)
+A100 = DeviceSpec("A100", "cuda", 0, 108, (8, 0), 166912, 40 << 20, 2.0e6, 1.95e7)
+L4 = DeviceSpec("L4", "cuda", 0, 58, (8, 9), 101376, 48 << 20, 3.0e5, 3.0e7)
+DEVICES = (H200, A100, L4)
+
+
+@given(
+    problem=problems(dtypes=("float16", "bfloat16"), max_tokens=4096, max_head_dim=256),
+    device=st.sampled_from(DEVICES),
+)
+def test_any_problem_gets_tiles_that_fit(problem: Problem, device: DeviceSpec) -> None:
+    choice = fused_forward_choice(problem, device)
+    assert choice.shape in FORWARD_SHAPES
+    assert choice.shape.head_dim >= max(problem.head_dim, problem.value_dim)
+    assert choice.shape.smem_bytes <= device.smem_bytes
+    assert math.prod(choice.q_tile) == choice.shape.rows
+    assert all(extent & (extent - 1) == 0 for extent in choice.q_tile)
+    assert math.prod(choice.kv_tile) <= choice.shape.keys
+    assert choice.time_us > 0
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.name)
+def test_every_device_has_a_shape_for_every_head_dim(device: DeviceSpec) -> None:
+    for head_dim in (8, 32, 64, 128, 256):
+        assert any(
+            shape.head_dim >= head_dim and shape.smem_bytes <= device.smem_bytes
+            for shape in FORWARD_SHAPES
+        )
+
+
+def test_more_channels_than_any_kernel_has() -> None:
+    problem = Problem(1, (8,), 1, 1, 264, 8, "float16", (3,), (1,), (1,), (False,))
+    with pytest.raises(ValueError, match="264 channels"):
+        fused_forward_choice(problem, H200)
+
+
+@given(axis=axes(max_length=300), extent=st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128]))
+def test_tiles_are_counted_like_the_plan_counts_them(axis, extent) -> None:
+    counts = TilePlan((axis,), (extent,), (1,)).counts
+    assert axis_tiles(axis.length, axis.dilation, extent) == counts.tiles
+
+
+@pytest.mark.parametrize(
+    ("q_tile", "rows", "expected"),
+    [
+        ((16, 8), 32, (4, 8)),
+        ((8, 4, 4), 16, (1, 4, 4)),
+        ((128,), 32, (32,)),
+        ((2, 64), 16, (1, 16)),
+    ],
+)
+def test_a_warp_owns_the_first_rows_of_a_tile(q_tile, rows, expected) -> None:
+    assert warp_tile(q_tile, rows) == expected
