@@ -20,7 +20,7 @@ from ..api import neighborhood_attention
 from ..devices import thread_count
 from ..geometry import Axis
 
-__all__ = ["GRID", "KERNEL_SIZE", "Measurement", "measure"]
+__all__ = ["GRID", "KERNEL_SIZE", "Measurement", "measure", "report"]
 
 GRID = (128, 128)
 HEADS, HEAD_DIM = 4, 32
@@ -187,7 +187,8 @@ def _flex_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> Callable[[],
     return run
 
 
-def _report(found: Measurement) -> None:
+def report(found: Measurement) -> None:
+    """Print a measurement as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -206,4 +207,4 @@ def _report(found: Measurement) -> None:
 
 
 if __name__ == "__main__":
-    _report(measure())
+    report(measure())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import ml_dtypes
@@ -70,13 +71,8 @@ def full(library: str, shape: tuple[int, ...], dtype: str, value: float) -> Any:
 @contextmanager
 def guarded(library: str) -> Iterator[None]:
     """Poison what the library allocates for results and workspace, and watch what is beside it."""
-    from cupyna.arrays.host import NUMPY
-
-    target: Any = NUMPY
-    if library == "cupy":
-        from cupyna.arrays.cupy import CUPY as target
-    elif library == "torch":
-        from cupyna.arrays.torch import TORCH as target
+    target: Any = import_module(f"cupyna.arrays.{'host' if library == 'numpy' else library}")
+    target = getattr(target, library.upper())
     allocations = []
 
     def empty(shape: tuple[int, ...], dtype: str, device: Any) -> Any:
