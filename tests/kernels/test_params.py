@@ -1,0 +1,75 @@
+"""The NumPy mirrors of the parameter structs, against the compiler that lays the structs out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cupyna.arrays import DeviceArray
+from cupyna.kernels.attention_params import ATTENTION_PARAMS, pack_attention
+from cupyna.kernels.compiler import find_compiler
+from cupyna.kernels.params import PARAMS
+from cupyna.problem import Problem
+
+DEVICE_SOURCES = Path(__file__).parents[2] / "cuda_src"
+
+
+def assertions(struct: str, dtype: np.dtype) -> Iterator[str]:
+    """One static assertion for the size, and one for each field."""
+    yield f'static_assert(sizeof({struct}) == {dtype.itemsize}, "size of {struct}");'
+    for name, (field, offset, *_) in dtype.fields.items():
+        where = f"__builtin_offsetof({struct}, {name})"
+        size = f"sizeof((({struct}*)0)->{name})"
+        yield f'static_assert({where} == {offset}, "{name}");'
+        yield f'static_assert({size} == {field.itemsize}, "size of {name}");'
+
+
+@pytest.mark.build
+@pytest.mark.parametrize(
+    ("header", "struct", "dtype"),
+    [
+        ("params.cuh", "Params", PARAMS),
+        ("attention_params.cuh", "AttentionParams", ATTENTION_PARAMS),
+    ],
+)
+def test_the_mirror_lies_like_the_struct(
+    header: str, struct: str, dtype: np.dtype, tmp_path: Path
+) -> None:
+    program = [f'#include "common/{header}"', *assertions(f"cupyna::{struct}", dtype)]
+    source = tmp_path / "probe.cu"
+    source.write_text("\n".join([*program, 'extern "C" __global__ void probe() {}']))
+    options = ("-std=c++17", f"-I{DEVICE_SOURCES}")
+    find_compiler().compile(source, "sm_80", options, tmp_path)
+    source.write_text(source.read_text().replace(f"== {dtype.itemsize},", "== 1,"))
+    with pytest.raises(RuntimeError, match="size of"):
+        find_compiler().compile(source, "sm_80", options, tmp_path)
+
+
+def test_attention_parameters() -> None:
+    problem = Problem(
+        1, (8, 9), 4, 2, 16, 24, "float16", (3, 5), (1, 2), (2, 1), (False, True)
+    )  # fmt: skip
+    q = DeviceArray(4096, (1, 8, 9, 4, 16), (4608, 576, 64, 16, 1), "float16", 0)
+    kv = DeviceArray(8192, (1, 8, 9, 2, 24), (0, 432, 48, 24, 1), "float16", 0)
+    lse = DeviceArray(256, (1, 8, 9, 4), (288, 36, 4, 1), "float32", 0)
+    (packed,) = pack_attention(problem, -0.5, (8, 16), (2, 3), q, kv, kv, None, q, lse)
+    assert packed["q"]["data"] == 4096 and packed["bias"]["data"] == 0
+    assert packed["k"]["axis"].tolist() == [0, 432, 48] and packed["k"]["head"] == 24
+    assert packed["lse"]["head"] == 1
+    assert [tuple(axis) for axis in packed["axis"]] == [
+        (1, 1, 1, 1, 0), (8, 3, 1, 2, 0), (9, 5, 2, 1, 1),
+    ]  # fmt: skip
+    # Two dilation groups of four tokens, and one tile of sixteen.
+    assert [tuple(tile) for tile in packed["tile"]] == [(0, 1, 1), (3, 2, 2), (4, 3, 1)]
+    assert (packed["head_group"], packed["head_dim"], packed["value_dim"]) == (2, 16, 24)
+    assert packed["scale"] == 0.5 and packed["query_flip"] == 0x80008000
+
+
+def test_a_scale_of_zero_clears_the_queries() -> None:
+    problem = Problem(1, (8,), 1, 1, 16, 16, "float16", (3,), (1,), (1,), (False,))
+    rows = DeviceArray(0, (1, 8, 1, 16), (128, 16, 16, 1), "float16", 0)
+    (packed,) = pack_attention(problem, 0.0, (64,), (3,), rows, rows, rows, None, rows, None)
+    assert (packed["query_keep"], packed["query_flip"], packed["scale"]) == (0, 0, 1.0)
