@@ -33,8 +33,8 @@ from .patches import padded, patch_elements, queries_and_keys
 
 __all__ = ["NonLocalMeans"]
 
-# Elements of the queries of one band, and as many of its keys: 256 MiB each.
-_MOST_ELEMENTS = 1 << 26
+# Elements of the queries of one band, and as many of its keys: 64 MiB each.
+_MOST_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
