@@ -9,6 +9,9 @@ namespace cupyna {
 // Partners of a run whose weights are in shared memory at a time.
 constexpr int kChunk = 32;
 
+// One row more, so that groups of lanes that read the same row of their tiles meet in no bank.
+constexpr int kTileRows = kChunk + 1;
+
 // Far past every position, and far from overflow.
 constexpr int kNowhere = 1 << 30;
 

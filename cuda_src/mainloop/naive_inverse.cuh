@@ -23,7 +23,7 @@ struct NaiveInverse {
   const Channels<T, kIsVector> lane;
   Number (*tile)[kRun];  // [query of the chunk][key of the run]
 
-  __device__ NaiveInverse(const Params& given, Number (*tiles)[kChunk][kRun])
+  __device__ NaiveInverse(const Params& given, Number (*tiles)[kTileRows][kRun])
       : params(given),
         lanes(given.lanes),
         run(given, blockIdx.x * Lanes::groups(given.lanes) + lanes.group),

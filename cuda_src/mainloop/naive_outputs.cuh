@@ -23,7 +23,7 @@ struct NaiveOutputs {
   const Channels<T, kIsVector> lane;
   Number (*tile)[kRun];  // [key of the chunk][query of the run]
 
-  __device__ NaiveOutputs(const Params& given, Number (*tiles)[kChunk][kRun])
+  __device__ NaiveOutputs(const Params& given, Number (*tiles)[kTileRows][kRun])
       : params(given),
         lanes(given.lanes),
         run(given, blockIdx.x * Lanes::groups(given.lanes) + lanes.group),

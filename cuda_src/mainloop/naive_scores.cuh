@@ -29,7 +29,7 @@ struct NaiveScores {
   Number (*tile)[kRun];  // [key of the chunk][query of the run]
   Number queries[kRun][kLaneChannels];
 
-  __device__ NaiveScores(const Params& given, Number (*tiles)[kChunk][kRun])
+  __device__ NaiveScores(const Params& given, Number (*tiles)[kTileRows][kRun])
       : params(given),
         lanes(kLanes),
         run(given, blockIdx.x * Lanes::groups(kLanes) + lanes.group),
