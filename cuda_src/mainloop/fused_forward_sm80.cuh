@@ -38,7 +38,6 @@ struct FusedForwardSm80 : FusedTileSm80<T, kHeadDim, kRowTiles, kWarps, kKeys> {
   __device__ __forceinline__ void run() {
     Tile::prepare();
     Cursor ahead(*this);
-    Tile::copy_queries();
     Tile::copy_keys(ahead, 0);
     ptx::copy_async_commit();
 

@@ -22,8 +22,8 @@ struct FusedTileSm80 {
   static constexpr int kStages = 2;
   static constexpr int kChunks = kHeadDim / 8;  // 16-byte chunks of a row
   using Rows = Swizzle<kHeadDim * 2>;
-  static_assert(kThreads % kChunks == 0 && kKeys * kChunks % kThreads == 0,
-                "a thread copies one column of chunks");
+  static_assert(kWarpRows <= 32 && kThreads % kChunks == 0 && kKeys * kChunks % kThreads == 0,
+                "a lane has one row, and a thread copies one column of chunks");
 
   // What one warp's rows see: the box of all, and what all see.
   struct WarpBox {
@@ -120,10 +120,11 @@ struct FusedTileSm80 {
            of_head * array.head;
   }
 
-  // Everything that the walk over key tiles looks up; all threads take part and may read it after.
+  // Everything that the walk over key tiles looks up, while the queries are on their way.
   __device__ __forceinline__ void prepare() const {
     place();
     __syncthreads();
+    copy_queries();
     lay_tables();
     __syncthreads();
   }
@@ -143,36 +144,35 @@ struct FusedTileSm80 {
 
   // Windows of rows, coordinates of columns, and what each warp's rows see.
   __device__ __forceinline__ void lay_tables() const {
-    for (int row = threadIdx.x; row < kRows; row += kThreads) {
-      bool is_real;
-      const Coordinate at = position_of(row, is_real);
-      shared.windows[row] =
-          Window{window_of(line[0], at.x), window_of(line[1], at.y), window_of(line[2], at.z)};
-    }
+    // One lane for each of the warp's rows; lanes to spare repeat some.
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int row = warp * kWarpRows + lane % kWarpRows;
+    bool is_real;
+    const Coordinate at = position_of(row, is_real);
+    const Window window{window_of(line[0], at.x), window_of(line[1], at.y),
+                        window_of(line[2], at.z)};
+    shared.windows[row] = window;
+    const WarpBox box{Window{any_of_warp(window.x), any_of_warp(window.y), any_of_warp(window.z)},
+                      Window{all_of_warp(window.x), all_of_warp(window.y), all_of_warp(window.z)}};
+    if (lane == 0) shared.boxes[warp] = box;
+
     for (int column = threadIdx.x; column < kKeys; column += kThreads) {
       const int y = params.tile[1].kv_extent, z = params.tile[2].kv_extent;
-      const Coordinate at{column / (y * z), column / z % y, column % z};
-      const bool is_padding = at.x >= params.tile[0].kv_extent;
-      shared.columns[column] = is_padding ? outside_fields() : pack_fields(at.x, at.y, at.z);
-      shared.steps[column] = Step{step(params.k, at), step(params.v, at)};
-    }
-    __syncthreads();
-    if (threadIdx.x < kWarps) {
-      const Window* rows = shared.windows + threadIdx.x * kWarpRows;
-      WarpBox box{rows[0], rows[0]};
-      for (int row = 1; row < kWarpRows; ++row) {
-        widen_box(box.any.x, box.all.x, rows[row].x);
-        widen_box(box.any.y, box.all.y, rows[row].y);
-        widen_box(box.any.z, box.all.z, rows[row].z);
-      }
-      shared.boxes[threadIdx.x] = box;
+      const Coordinate to{column / (y * z), column / z % y, column % z};
+      const bool is_padding = to.x >= params.tile[0].kv_extent;
+      shared.columns[column] = is_padding ? outside_fields() : pack_fields(to.x, to.y, to.z);
+      shared.steps[column] = Step{step(params.k, to), step(params.v, to)};
     }
   }
 
-  static __device__ __forceinline__ void widen_box(Interval& any, Interval& all,
-                                                   const Interval& row) {
-    any = Interval{min_of(any.begin, row.begin), max_of(any.end, row.end)};
-    all = Interval{max_of(all.begin, row.begin), min_of(all.end, row.end)};
+  static __device__ __forceinline__ Interval any_of_warp(const Interval& row) {
+    return Interval{__reduce_min_sync(0xffffffffu, row.begin),
+                    __reduce_max_sync(0xffffffffu, row.end)};
+  }
+
+  static __device__ __forceinline__ Interval all_of_warp(const Interval& row) {
+    return Interval{__reduce_max_sync(0xffffffffu, row.begin),
+                    __reduce_min_sync(0xffffffffu, row.end)};
   }
 
   __device__ __forceinline__ void copy_queries() const {
