@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from ...problem import Problem
 from ...tiles import BoxTile, Tile, TilePlan
+from .scratch import Scratch
 
 __all__ = ["additive_mask", "box_index", "read", "relative_positions", "tile_index", "write"]
 
@@ -32,15 +32,26 @@ def box_index(problem: Problem, tile: Tile, box: BoxTile) -> Index:
     )
 
 
-def read(problem: Problem, array: np.ndarray, batch: int, index: Index) -> np.ndarray:
+def read(
+    problem: Problem,
+    array: np.ndarray,
+    batch: int,
+    index: Index,
+    scratch: Scratch,
+    name: str,
+    ones: int = 0,
+) -> np.ndarray:
     """A block as matrices ``[kv_heads, head_group * tokens, channels]`` of the accumulator's type.
 
     The query heads that share a key/value head are stacked, so that one product serves them all.
+    `ones` more channels hold 1. The matrices lie in the scratch memory of that name.
     """
-    block = array[(batch, *index)]  # [*extent, heads, channels]
-    *extent, heads, channels = block.shape
-    wide = np.ascontiguousarray(_heads_first(block), dtype=problem.accumulator)
-    return wide.reshape(problem.kv_heads, heads // problem.kv_heads * prod(extent), channels)
+    block = _heads_first(array[(batch, *index)])
+    *lead, channels = block.shape
+    matrices = scratch.array(name, (*lead, channels + ones), problem.accumulator)
+    matrices[..., :channels] = block
+    matrices[..., channels:] = 1
+    return matrices.reshape(problem.kv_heads, -1, channels + ones)
 
 
 def write(

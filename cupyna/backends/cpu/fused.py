@@ -16,6 +16,7 @@ from ...problem import DeviceSpec, Method, Operation, Problem
 from ...tiles import BoxTile, Tile, TilePlan
 from .blocks import additive_mask, box_index, read, relative_positions, tile_index, write
 from .heuristics import fused_plan, plan_time_us
+from .scratch import Scratch
 from .threads import map_tiles
 
 __all__ = ["CpuFused"]
@@ -58,25 +59,37 @@ class CpuFused:
         lse: np.ndarray | None,
     ) -> None:
         plan = fused_plan(problem)
+        lowest = np.finfo(problem.accumulator).min
+        scratch = Scratch()
 
         def attend(item: tuple[int, Tile]) -> None:
             batch, tile = item
             own = tile_index(problem, tile)
-            queries = read(problem, q, batch, own) * scale
-            largest = np.full((*queries.shape[:2], 1), -np.inf, queries.dtype)
-            # The last column sums the weights: one product gives the output and its normalizer.
-            total = np.zeros((*queries.shape[:2], problem.value_dim + 1), queries.dtype)
+            queries = read(problem, q, batch, own, scratch, "queries")
+            queries *= scale
+            # None before the first box: most tiles have one, and many small calls on arrays make
+            # threads wait for each other.
+            largest: np.ndarray | None = None
+            total: np.ndarray | None = None
             for box in plan.box_tiles(tile):
                 theirs = box_index(problem, tile, box)
-                keys, values = read(problem, k, batch, theirs), read(problem, v, batch, theirs)
-                scores = _scores(problem, plan, tile, box, queries, keys, bias)
-                before, largest = largest, np.maximum(largest, scores.max(-1, keepdims=True))
+                keys = read(problem, k, batch, theirs, scratch, "keys")
+                # The column of ones sums the weights: one product gives output and normalizer.
+                values = read(problem, v, batch, theirs, scratch, "values", ones=1)
+                scores = _scores(problem, plan, tile, box, queries, keys, bias, scratch)
+                highest = scores.max(-1, keepdims=True)
+                if largest is not None:
+                    np.maximum(highest, largest, out=highest)
                 # A row without a key so far must not meet inf - inf.
-                shift = np.where(np.isneginf(largest), 0, largest)
+                shift = np.maximum(highest, lowest)
                 scores -= shift
-                weights = np.exp(scores, out=scores)
-                total *= np.exp(before - shift)
-                total += weights @ _with_ones(values)
+                np.exp(scores, out=scores)
+                part = scores @ values
+                if largest is not None and total is not None:
+                    total *= np.exp(largest - shift)
+                    part += total
+                largest, total = highest, part
+            assert largest is not None and total is not None, "every window holds a key"
             sums = total[..., -1:]
             write(problem, out, batch, own, total[..., :-1] / sums)
             if lse is not None:
@@ -105,14 +118,18 @@ class CpuFused:
     ) -> None:
         plan = fused_plan(problem)
         inverse = plan.transposed()
+        scratch = Scratch()
 
         def query_side(batch: int, index: tuple[slice, ...]) -> tuple[np.ndarray, ...]:
-            gradients = read(problem, dout, batch, index)
-            delta = (gradients * read(problem, out, batch, index)).sum(-1, keepdims=True)
+            gradients = read(problem, dout, batch, index, scratch, "gradients")
+            outputs = read(problem, out, batch, index, scratch, "outputs")
+            delta = np.einsum("hrd,hrd->hr", gradients, outputs)[..., None]
             if dlse is not None:
-                delta -= read(problem, dlse[..., None], batch, index)
-            queries = read(problem, q, batch, index) * scale
-            return queries, gradients, delta, read(problem, lse[..., None], batch, index)
+                delta -= read(problem, dlse[..., None], batch, index, scratch, "dlse")
+            queries = read(problem, q, batch, index, scratch, "queries")
+            queries *= scale
+            norm = read(problem, lse[..., None], batch, index, scratch, "lse")
+            return queries, gradients, delta, norm
 
         def toward_queries(item: tuple[int, Tile]) -> np.ndarray | None:
             batch, tile = item
@@ -122,10 +139,14 @@ class CpuFused:
             partial = None if dbias is None else np.zeros(dbias.shape).reshape(problem.heads, -1)
             for box in plan.box_tiles(tile):
                 theirs = box_index(problem, tile, box)
-                keys, values = read(problem, k, batch, theirs), read(problem, v, batch, theirs)
-                scores = _scores(problem, plan, tile, box, queries, keys, bias)
-                weights = np.exp(scores - norm)
-                dscores = weights * (gradients @ values.mT - delta)
+                keys = read(problem, k, batch, theirs, scratch, "keys")
+                values = read(problem, v, batch, theirs, scratch, "values")
+                weights = _scores(problem, plan, tile, box, queries, keys, bias, scratch)
+                weights -= norm
+                np.exp(weights, out=weights)
+                dscores = _weight_gradients(gradients, values, scratch)
+                dscores -= delta
+                dscores *= weights
                 total += dscores @ keys
                 if partial is not None:
                     _add_by_position(problem, plan, tile, box, dscores, partial)
@@ -135,15 +156,19 @@ class CpuFused:
         def toward_keys(item: tuple[int, Tile]) -> None:
             batch, tile = item
             own = tile_index(problem, tile)
-            keys, values = read(problem, k, batch, own), read(problem, v, batch, own)
+            keys = read(problem, k, batch, own, scratch, "keys")
+            values = read(problem, v, batch, own, scratch, "values")
             total_keys, total_values = np.zeros_like(keys), np.zeros_like(values)
             for box in inverse.box_tiles(tile):
                 theirs = box_index(problem, tile, box)
                 queries, gradients, delta, norm = query_side(batch, theirs)
-                scores = _scores(problem, inverse, tile, box, queries, keys, bias)
-                weights = np.exp(scores - norm)
+                weights = _scores(problem, inverse, tile, box, queries, keys, bias, scratch)
+                weights -= norm
+                np.exp(weights, out=weights)
                 total_values += weights.mT @ gradients
-                dscores = weights * (gradients @ values.mT - delta)
+                dscores = _weight_gradients(gradients, values, scratch)
+                dscores -= delta
+                dscores *= weights
                 total_keys += dscores.mT @ queries  # queries carry the scale
             write(problem, dk, batch, own, total_keys)
             write(problem, dv, batch, own, total_values)
@@ -159,11 +184,11 @@ class CpuFused:
             pass
 
 
-def _with_ones(values: np.ndarray) -> np.ndarray:
-    """Values with one more channel that counts weights."""
-    widened = np.ones((*values.shape[:-1], values.shape[-1] + 1), values.dtype)
-    widened[..., :-1] = values
-    return widened
+def _weight_gradients(gradients: np.ndarray, values: np.ndarray, scratch: Scratch) -> np.ndarray:
+    shape = (*gradients.shape[:-1], values.shape[-2])
+    return np.matmul(
+        gradients, values.mT, out=scratch.array("weight gradients", shape, gradients.dtype.name)
+    )
 
 
 def _scores(
@@ -174,9 +199,12 @@ def _scores(
     queries: np.ndarray,
     keys: np.ndarray,
     bias: np.ndarray | None,
+    scratch: Scratch,
 ) -> np.ndarray:
     """Masked scores ``[kv_heads, head_group * query tokens, key tokens]``; queries are scaled."""
-    scores: np.ndarray = queries @ keys.mT
+    shape = (*queries.shape[:-1], keys.shape[-2])
+    scores = scratch.array("scores", shape, problem.accumulator)
+    np.matmul(queries, keys.mT, out=scores)
     mask = additive_mask(plan, tile, box, problem.accumulator)
     # Rows of one key/value head hold its query heads one after another.
     by_head = scores.reshape(problem.heads, -1, scores.shape[-1])

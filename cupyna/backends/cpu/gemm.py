@@ -16,6 +16,7 @@ from ...problem import DeviceSpec, Operation, Problem
 from ...tiles import BoxTile, Tile, TilePlan
 from .blocks import box_index, read, tile_index, write
 from .heuristics import gemm_plan, plan_time_us
+from .scratch import Scratch
 from .threads import map_tiles
 
 __all__ = ["TileProducts"]
@@ -27,17 +28,19 @@ class TileProducts:
     def scores(
         self, problem: Problem, a: np.ndarray, b: np.ndarray, scores: np.ndarray, empty: float
     ) -> None:
-        plan = gemm_plan(problem)
+        plan, scratch = gemm_plan(problem), Scratch()
 
         def run(item: tuple[int, Tile]) -> None:
             batch, tile = item
             own, (box,) = tile_index(problem, tile), plan.box_tiles(tile)
-            mine = read(problem, a, batch, own)
-            theirs = read(problem, b, batch, box_index(problem, tile, box))
+            mine = read(problem, a, batch, own, scratch, "own")
+            theirs = read(problem, b, batch, box_index(problem, tile, box), scratch, "theirs")
             keys = theirs.shape[-2]
             # One more column stands for empty slots.
-            products = np.full((*mine.shape[:-1], keys + 1), empty, mine.dtype)
+            shape = (*mine.shape[:-1], keys + 1)
+            products = scratch.array("products", shape, problem.accumulator)
             np.matmul(mine, theirs.mT, out=products[..., :keys])
+            products[..., keys] = empty
             by_head = products.reshape(problem.heads, -1, keys + 1)
             columns = _columns_of_slots(plan, tile, box)
             write(problem, scores, batch, own, np.take_along_axis(by_head, columns[None], -1))
@@ -48,15 +51,17 @@ class TileProducts:
     def outputs(
         self, problem: Problem, weights: np.ndarray, b: np.ndarray, out: np.ndarray
     ) -> None:
-        plan = gemm_plan(problem)
+        plan, scratch = gemm_plan(problem), Scratch()
 
         def run(item: tuple[int, Tile]) -> None:
             batch, tile = item
             own, (box,) = tile_index(problem, tile), plan.box_tiles(tile)
-            theirs = read(problem, b, batch, box_index(problem, tile, box))
-            compact = read(problem, weights, batch, own)
+            theirs = read(problem, b, batch, box_index(problem, tile, box), scratch, "theirs")
+            compact = read(problem, weights, batch, own, scratch, "weights")
             keys = theirs.shape[-2]
-            dense = np.zeros((*compact.shape[:-1], keys + 1), compact.dtype)
+            shape = (*compact.shape[:-1], keys + 1)
+            dense = scratch.array("dense", shape, problem.accumulator)
+            dense[...] = 0
             columns = _columns_of_slots(plan, tile, box)
             by_head = (problem.heads, len(columns), -1)
             np.put_along_axis(dense.reshape(by_head), columns[None], compact.reshape(by_head), -1)
@@ -69,20 +74,20 @@ class TileProducts:
         self, problem: Problem, weights: np.ndarray, a: np.ndarray, out: np.ndarray
     ) -> None:
         plan = TilePlan(problem.axes, gemm_plan(problem).tile_shape, problem.spatial, "key")
+        scratch = Scratch()
 
         def run(item: tuple[int, Tile]) -> None:
             batch, tile = item
             own, (box,) = tile_index(problem, tile), plan.box_tiles(tile)
             theirs = box_index(problem, tile, box)
-            queries = read(problem, a, batch, theirs)
-            compact = read(problem, weights, batch, theirs)
+            queries = read(problem, a, batch, theirs, scratch, "queries")
             # One more slot, of weight zero, for queries that do not see a key of the tile.
-            padded = np.zeros((*compact.shape[:-1], problem.window + 1), compact.dtype)
-            padded[..., :-1] = compact
+            padded = read(problem, weights, batch, theirs, scratch, "weights", ones=1)
+            padded[..., -1] = 0
             slots = _slots_of_pairs(plan, tile, box)
             by_head = padded.reshape(problem.heads, len(slots), -1)
             dense = np.take_along_axis(by_head, slots[None], -1)
-            dense = dense.reshape(*compact.shape[:-1], slots.shape[1])
+            dense = dense.reshape(*padded.shape[:-1], slots.shape[1])
             write(problem, out, batch, own, dense.mT @ queries)
 
         for _ in map_tiles(run, product(range(problem.batch), plan.tiles())):

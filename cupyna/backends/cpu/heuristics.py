@@ -17,8 +17,8 @@ _MOST_BYTES = 8 << 20
 
 # Figures of one core of a current server, in the units the model adds up. They only rank tiles
 # and give `explain` an order of magnitude; nobody's result depends on them.
-_TILE_US = 20.0
-_BOX_TILE_US = 30.0
+_TILE_US = 40.0
+_BOX_TILE_US = 40.0
 _FLOPS_PER_US = 8e4
 _PASS_US = 1.05e-3  # mask, maximum, shift and exponential of one score
 _TOKEN_CHANNEL_US = 4e-4  # copy one channel of a box token into a matrix

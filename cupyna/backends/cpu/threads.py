@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,8 +20,10 @@ __all__ = ["map_tiles"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Items in flight per thread: enough to keep every core busy, few enough to bound memory.
-_IN_FLIGHT = 4
+# Runs of items in flight per thread: enough to keep every core busy, few enough to bound memory.
+_IN_FLIGHT = 2
+# Handing a tile to another thread costs as much as a small tile's work, so tiles go in runs.
+_LONGEST_RUN = 64
 
 
 def map_tiles(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -31,16 +36,43 @@ def map_tiles(function: Callable[[Item], Result], items: Iterable[Item]) -> Iter
         if threads == 1:
             yield from map(function, items)
             return
-        source = iter(items)
-        with ThreadPoolExecutor(threads, thread_name_prefix="cupyna") as pool:
-            waiting = [pool.submit(function, item) for item in islice(source, threads * _IN_FLIGHT)]
+
+        def apply(run: list[Item]) -> list[Result]:
+            return [function(item) for item in run]
+
+        runs = _runs(items, threads)
+        with ThreadPoolExecutor(threads, "cupyna", _spread(threads)) as pool:
+            waiting = deque(pool.submit(apply, run) for run in islice(runs, threads * _IN_FLIGHT))
             try:
                 while waiting:
-                    yield waiting.pop(0).result()
-                    waiting.extend(pool.submit(function, item) for item in islice(source, 1))
+                    yield from waiting.popleft().result()
+                    waiting.extend(pool.submit(apply, run) for run in islice(runs, 1))
             finally:
                 for future in waiting:
                     future.cancel()
+
+
+def _spread(threads: int) -> Callable[[], None]:
+    """What a thread does first: where all cores are used, keep to one of its own.
+
+    Threads that wait for the interpreter's lock wake each other, and a scheduler that takes them
+    for partners in a conversation puts them on one core and leaves the other idle.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return lambda: None
+    cores = sorted(os.sched_getaffinity(0))
+    if threads < len(cores):
+        return lambda: None
+    own = itertools.cycle(cores)
+    return lambda: os.sched_setaffinity(threading.get_native_id(), {next(own)})
+
+
+def _runs(items: Iterable[Item], threads: int) -> Iterator[list[Item]]:
+    """Runs that grow with the items seen, so that the last leaves other cores idle only briefly."""
+    source, seen = iter(items), 0
+    while run := list(islice(source, min(1 + seen // (8 * threads), _LONGEST_RUN))):
+        seen += len(run)
+        yield run
 
 
 class _BlasLimit:
