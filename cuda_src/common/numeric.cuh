@@ -25,6 +25,10 @@ using Wide = typename Numeric<T>::Wide;
 template <typename T, bool kIsVector>
 constexpr int kProductBlocks = kIsVector && sizeof(Wide<T>) < 8 ? 4 : 2;
 
+// The same for kernels that move weights, which want more threads than registers.
+template <typename T>
+constexpr int kMoverBlocks = sizeof(Wide<T>) < 8 ? 5 : 2;
+
 __device__ __forceinline__ double widen(double x) { return x; }
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ float widen(__half x) { return __half2float(x); }

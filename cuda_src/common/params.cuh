@@ -29,26 +29,27 @@ struct AxisParams {
 };
 
 struct Params {
-  Array query;     // rows of queries: q, dO; or where O or dQ goes
-  Array key;       // rows of keys: k, v; or where dK or dV goes
-  Array weights;   // scores or weights; the channel is the slot
-  Array gradient;  // their gradient, where a kernel needs both
-  Array output;    // O, for the row sums of dO * O
-  Array lse;       // one channel
+  Array query;   // rows of queries: q, dO; or where O or dQ goes
+  Array key;     // rows of keys: k, v; or where dK or dV goes
+  Array output;  // O, for the row sums of dO * O
+  Array slots;   // weights as the caller lays them out; the channel is the slot
+  Array lse;     // one channel
   Array dlse;
-  Array bias;  // [head, 2 w0 - 1, 2 w1 - 1, 2 w2 - 1], or its gradient
+  Array bias;      // [head, 2 w0 - 1, 2 w1 - 1, 2 w2 - 1], or its gradient
+  void* weights;   // blocks of scores or weights
+  void* gradient;  // blocks of their gradient, where a kernel needs both
   double scale;
-  double empty;  // what a slot without a key holds
+  double empty;  // what stands in a block where a query does not see a key
   AxisParams axis[kAxes];
   int batch;
   int heads;
-  int head_group;       // query heads that share one key head
-  int channels;         // of query and key
-  int lanes;            // threads that share one run of tokens, or one row: a power of two
-  int runs;             // runs along one dilation group of the last axis
-  int blocks;           // blocks of channels, where one group of lanes cannot hold a row
-  int items;            // groups of lanes with work, for one head of one batch entry
-  int weights_is_wide;  // weights are stored in the accumulator's type
+  int head_group;  // query heads that share one key head
+  int channels;    // of query and key
+  int lanes;       // threads that share one run of tokens: a power of two
+  int runs;        // runs along one dilation group of the last axis
+  int blocks;      // of channels, where one group of lanes cannot hold a row
+  int items;       // runs of one head of one batch entry
+  int keys;        // of the largest box of a run along the last axis
 };
 
 }  // namespace cupyna

@@ -4,12 +4,10 @@
 // neighboring windows along the last axis. Whatever one of them reads, the others mostly need.
 #pragma once
 
-#include "../common/params.cuh"
+#include "../common/blocks.cuh"
 #include "window.cuh"
 
 namespace cupyna {
-
-constexpr int kRun = 4;
 
 // A token along one axis: its dilation group, its position there, and the group's line.
 struct Place {
@@ -35,19 +33,23 @@ __device__ __forceinline__ Place place_of(const AxisParams& axis, int token) {
 struct Run {
   Place x, y, z;  // z is the run's first token
   int count;      // tokens of the run, at most kRun
+  int index;      // of the run
   int block;      // of channels
   bool is_active;
 
-  // Groups past the last item repeat it without storing, so that all lanes of a warp stay together.
-  __device__ Run(const Params& params, int item) {
-    is_active = item < params.items;
-    unsigned rest = is_active ? item : params.items - 1;
+  // Of `items`, those past the runs are further blocks of channels. Groups past the last item
+  // repeat it without storing, so that all lanes of a warp stay together.
+  __device__ Run(const Params& params, int item, int items) {
+    is_active = item < items;
+    const int clamped = is_active ? item : items - 1;
+    block = clamped < params.items ? 0 : clamped / params.items;
+    index = clamped - block * params.items;
+    unsigned rest = index;
     const unsigned run = take(rest, params.runs);
     const AxisParams& last = params.axis[2];
     const int group = take(rest, last.dilation);
     y = place_of(params.axis[1], take(rest, params.axis[1].length));
-    x = place_of(params.axis[0], take(rest, params.axis[0].length));
-    block = rest;
+    x = place_of(params.axis[0], rest);
     z = Place{line_of(last, group), group, int(run) * kRun, last.dilation};
     // Groups that are one token shorter may lack the last run.
     is_active = is_active && z.position < z.line.length;

@@ -1,16 +1,15 @@
-// Weights x inverse neighborhood: key[j] = scale * sum of weights[i, slot] query[i] over the i that
-// see j.
+// Weights x inverse neighborhood: scale * sum of weights of a key times the queries that see it.
 #include "../mainloop/naive_inverse.cuh"
 
 extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS,
                                              cupyna::kProductBlocks<CUPYNA_DTYPE, CUPYNA_VECTOR>)
     CUPYNA_SYMBOL(const __grid_constant__ cupyna::Params params) {
-  using Number = cupyna::Wide<CUPYNA_DTYPE>;
+  using namespace cupyna;
   // At least four lanes share a run.
-  __shared__ alignas(32) Number tiles[CUPYNA_THREADS / 4][cupyna::kTileRows][cupyna::kRun];
-  cupyna::NaiveInverse<CUPYNA_DTYPE, CUPYNA_VECTOR != 0> product(params, tiles);
+  __shared__ Quad<Wide<CUPYNA_DTYPE>> tiles[CUPYNA_THREADS / 4][kTileQuads];
+  NaiveInverse<CUPYNA_DTYPE, CUPYNA_VECTOR != 0> product(params, tiles);
   const int heads = params.heads / params.head_group;
-  for (int row = blockIdx.y; row < params.batch * heads; row += gridDim.y) {
-    product.compute(row / heads, row % heads);
+  for (int pair = blockIdx.y; pair < params.batch * heads; pair += gridDim.y) {
+    product.compute(pair / heads, pair % heads);
   }
 }

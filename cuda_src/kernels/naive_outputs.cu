@@ -1,16 +1,15 @@
-// Weights x neighborhood: query[i] = scale * sum over slots of weights[i, slot] key[neighbor slot
-// of i].
+// Weights x neighborhood: scale * sum of weights of a query times the keys of its window.
 #include "../mainloop/naive_outputs.cuh"
 
 extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS,
                                              cupyna::kProductBlocks<CUPYNA_DTYPE, CUPYNA_VECTOR>)
     CUPYNA_SYMBOL(const __grid_constant__ cupyna::Params params) {
-  using Number = cupyna::Wide<CUPYNA_DTYPE>;
+  using namespace cupyna;
   // At least four lanes share a run.
-  __shared__ alignas(32) Number tiles[CUPYNA_THREADS / 4][cupyna::kTileRows][cupyna::kRun];
-  cupyna::NaiveOutputs<CUPYNA_DTYPE, CUPYNA_VECTOR != 0> product(params, tiles);
+  __shared__ Quad<Wide<CUPYNA_DTYPE>> tiles[CUPYNA_THREADS / 4][kTileQuads];
+  NaiveOutputs<CUPYNA_DTYPE, CUPYNA_VECTOR != 0> product(params, tiles);
   const int heads = params.heads;
-  for (int row = blockIdx.y; row < params.batch * heads; row += gridDim.y) {
-    product.compute(row / heads, row % heads);
+  for (int pair = blockIdx.y; pair < params.batch * heads; pair += gridDim.y) {
+    product.compute(pair / heads, pair % heads);
   }
 }

@@ -16,20 +16,17 @@ struct RunSums {
   // it: their weights are zero. `row` points at the lane's first channel of the first row.
   __device__ __forceinline__ void add(const Channels<T, kIsVector>& lane, const T* row,
                                       long long step, int last, int count,
-                                      const Number (*tile)[kRun]) {
+                                      const Quad<Number>* tile) {
 #pragma unroll 2
     for (int j = 0; j < count; ++j) {
       Number channels[kLaneChannels];
       lane.load(row, channels);
       if (j < last) row += step;
-      Number weights[kRun];
-#pragma unroll
-      for (int t = 0; t < kRun; ++t) weights[t] = (*tile)[t];
-      ++tile;
+      const Quad<Number> weights = tile[j];
 #pragma unroll
       for (int t = 0; t < kRun; ++t) {
 #pragma unroll
-        for (int c = 0; c < kLaneChannels; ++c) sums[t][c] += weights[t] * channels[c];
+        for (int c = 0; c < kLaneChannels; ++c) sums[t][c] += weights.query[t] * channels[c];
       }
     }
   }
@@ -37,9 +34,9 @@ struct RunSums {
   __device__ __forceinline__ void store(const Array& array, const Params& params, const Run& run,
                                         const Lanes& lanes, int batch, int head) const {
     const Channels<T, kIsVector> lane(array, params.channels, lanes.count, lanes.index, run.block);
-    T* rows = array.at<T>(batch, run.x.token(run.x.position), run.y.token(run.y.position),
-                          run.z.token(run.z.position), head) +
-              lane.first;
+    T* rows =
+        lane.first + array.at<T>(batch, run.x.token(run.x.position), run.y.token(run.y.position),
+                                 run.z.token(run.z.position), head);
 #pragma unroll
     for (int t = 0; t < kRun; ++t) {
       if (t < run.count) {

@@ -1,13 +1,10 @@
-// One entry of the bias to a lane: the queries and slots that it was added to.
+// One entry of the bias to a lane: the pairs of query and key that it was added to.
 #pragma once
 
-#include "../common/weights.cuh"
+#include "../common/numeric.cuh"
 #include "../geometry/run.cuh"
 
 namespace cupyna {
-
-// Queries that one warp takes at a time.
-constexpr int kBiasRun = 32;
 
 template <typename T>
 struct NaiveBiasGradient {
@@ -26,33 +23,19 @@ struct NaiveBiasGradient {
 
   __device__ bool exists() const { return z_entry < entries(2); }
 
+  // Sum over the runs of all batch entries that fall to this warp.
   __device__ Number sum(int head, int warp, int warps) const {
     Number total = 0;
-    // Lines of queries, cut into runs of each dilation group of the last axis.
-    const AxisParams& last = params.axis[2];
-    const int longest = (last.length + last.dilation - 1) / last.dilation;
-    const int runs = (longest + kBiasRun - 1) / kBiasRun;
-    const long long lines = (long long)params.batch * params.axis[0].length * params.axis[1].length;
-    const long long items = lines * last.dilation * runs;
-    for (long long item = warp; item < items; item += warps) {
-      long long rest = item;
-      const int begin = int(rest % runs) * kBiasRun;
-      rest /= runs;
-      const int group = int(rest % last.dilation);
-      rest /= last.dilation;
-      const Place y = place_of(params.axis[1], int(rest % params.axis[1].length));
-      rest /= params.axis[1].length;
-      const Place x = place_of(params.axis[0], int(rest % params.axis[0].length));
-      const int batch = int(rest / params.axis[0].length);
-      const int x_slot = slot(x, x_entry);
-      const int y_slot = slot(y, y_entry);
-      if (x_slot < 0 || y_slot < 0) continue;
-      const int slots = (x_slot * y.line.kernel_size + y_slot) * last.kernel_size;
-      Place z{line_of(last, group), group, begin, last.dilation};
-      const long long offset = offset_of(params.weights, batch, x.token(x.position),
-                                         y.token(y.position), z.token(begin), head);
-      total += with_weights<T>(params, offset + slots * params.weights.channel,
-                               [&](const auto* stored) { return sum_run(stored, z); });
+    for (int batch = 0; batch < params.batch; ++batch) {
+      for (int item = warp; item < params.items; item += warps) {
+        const Run run(params, item, params.items);
+        const int x_slot = slot(run.x, x_entry);
+        const int y_slot = slot(run.y, y_entry);
+        if (x_slot < 0 || y_slot < 0 || !run.is_active) continue;
+        const Quad<Number>* quads = block_of<Number>(params, params.weights, batch, head, item) +
+                                    (x_slot * params.axis[1].kernel_size + y_slot) * params.keys;
+        total += sum_run(run, quads);
+      }
     }
     return total;
   }
@@ -71,17 +54,15 @@ struct NaiveBiasGradient {
     return key >= begin && key < place.line.window_end(place.position) ? key - begin : -1;
   }
 
-  // `stored` points at the first slot of the run's first query along z.
-  template <typename Stored>
-  __device__ __forceinline__ Number sum_run(const Stored* stored, Place z) const {
-    const int count = min_of(kBiasRun, z.line.length - z.position);
-    const long long step = z.dilation * params.weights.axis[2];
+  // Quads hold zero where a query does not see a key.
+  __device__ __forceinline__ Number sum_run(const Run& run, const Quad<Number>* quads) const {
+    const int begin = run.z.line.window_begin(run.z.position);
+    const int first = run.z.position + z_entry - (run.z.line.kernel_size - 1) - begin;
     Number total = 0;
-#pragma unroll 4
-    for (int i = 0; i < count; ++i) {
-      const int z_slot = slot(z, z_entry);
-      if (z_slot >= 0) total += widen(__ldg(stored + i * step + z_slot * params.weights.channel));
-      ++z.position;
+#pragma unroll
+    for (int t = 0; t < kRun; ++t) {
+      const int key = first + t;
+      if (t < run.count && 0 <= key && key < params.keys) total += quads[key].query[t];
     }
     return total;
   }

@@ -9,37 +9,22 @@ namespace cupyna {
 // Partners of a run whose weights are in shared memory at a time.
 constexpr int kChunk = 32;
 
-// One row more, so that groups of lanes that read the same row of their tiles meet in no bank.
-constexpr int kTileRows = kChunk + 1;
-
-// Far past every position, and far from overflow.
-constexpr int kNowhere = 1 << 30;
+// One quad more, so that groups of lanes that read the same quad of their tiles meet in no bank.
+constexpr int kTileQuads = kChunk + 1;
 
 // Windows of a run of queries: one slot at a time along x and y, all slots together along z.
 struct QueryBox {
   int x_begin, x_end, y_begin, y_end;
-  int begin;         // first key along z
-  int last_key;      // last key along z that some query sees
-  int steps;         // slots from `begin` to the last window's last; the same in all of a warp
-  int begins[kRun];  // windows along z; nowhere for queries that a short run lacks
-  int ends[kRun];
+  int begin;  // first key along z that some query sees, and the last one
+  int last;
 
   __device__ explicit QueryBox(const Run& run)
       : x_begin(run.x.line.window_begin(run.x.position)),
         x_end(run.x.line.window_end(run.x.position)),
         y_begin(run.y.line.window_begin(run.y.position)),
-        y_end(run.y.line.window_end(run.y.position)) {
-    const Line& line = run.z.line;
-    begin = line.window_begin(run.z.position);
-    last_key = line.window_end(run.last()) - 1;
-    steps = warp_max(line.window_begin(run.last()) + line.kernel_size - begin);
-#pragma unroll
-    for (int t = 0; t < kRun; ++t) {
-      const bool exists = t < run.count;
-      begins[t] = exists ? line.window_begin(run.z.position + t) : kNowhere;
-      ends[t] = exists ? line.window_end(run.z.position + t) : kNowhere;
-    }
-  }
+        y_end(run.y.line.window_end(run.y.position)),
+        begin(run.z.line.window_begin(run.z.position)),
+        last(run.z.line.window_end(run.last()) - 1) {}
 
   // Causal windows shrink: slots past their end name the last key, and are not inside.
   __device__ __forceinline__ bool is_inside(int x_slot, int y_slot) const {
@@ -51,14 +36,17 @@ struct QueryBox {
   __device__ __forceinline__ int y_token(const Run& run, int slot) const {
     return run.y.token(min_of(y_begin + slot, y_end - 1));
   }
+};
 
-  // Index of the bias, of slots that are inside.
-  __device__ __forceinline__ int x_bias(const Run& run, int slot) const {
-    return x_begin + slot - run.x.position + run.x.line.kernel_size - 1;
-  }
-  __device__ __forceinline__ int y_bias(const Run& run, int slot) const {
-    return y_begin + slot - run.y.position + run.y.line.kernel_size - 1;
-  }
+// The window of one query of a run along z; empty for queries that a short run lacks.
+struct OwnWindow {
+  int begin, end;
+
+  __device__ OwnWindow(const Run& run, int query)
+      : begin(run.z.line.window_begin(run.z.position + query)),
+        end(query < run.count ? run.z.line.window_end(run.z.position + query) : 0) {}
+
+  __device__ __forceinline__ bool contains(int key) const { return begin <= key && key < end; }
 };
 
 // Queries that see a run of keys: an interval along each axis.
@@ -78,6 +66,7 @@ struct KeyBox {
     steps = warp_max(end - begin);
   }
 
+  // Groups with fewer queries than another one of the warp repeat their last.
   __device__ __forceinline__ bool is_inside(int x_step, int y_step) const {
     return x_begin + x_step < x_end && y_begin + y_step < y_end;
   }

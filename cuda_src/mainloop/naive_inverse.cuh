@@ -6,7 +6,6 @@
 #pragma once
 
 #include "../common/warp.cuh"
-#include "../common/weights.cuh"
 #include "naive_accumulate.cuh"
 #include "naive_box.cuh"
 
@@ -16,17 +15,21 @@ template <typename T, bool kIsVector>
 struct NaiveInverse {
   using Number = Wide<T>;
 
+  // Queries whose weights are in shared memory at a time; they may begin inside a run.
+  static constexpr int kQueries = kChunk - kRun;
+
   const Params& params;
   const Lanes lanes;
   const Run run;
   const KeyBox box;
   const Channels<T, kIsVector> lane;
-  Number (*tile)[kRun];  // [query of the chunk][key of the run]
+  Quad<Number>* tile;  // a quad holds the weights of one query for the keys of the run
 
-  __device__ NaiveInverse(const Params& given, Number (*tiles)[kTileRows][kRun])
+  __device__ NaiveInverse(const Params& given, Quad<Number> (*tiles)[kTileQuads])
       : params(given),
         lanes(given.lanes),
-        run(given, blockIdx.x * Lanes::groups(given.lanes) + lanes.group),
+        run(given, blockIdx.x * Lanes::groups(given.lanes) + lanes.group,
+            given.items * given.blocks),
         box(run),
         lane(given.query, given.channels, lanes.count, lanes.index, run.block),
         tile(tiles[lanes.group]) {}
@@ -50,47 +53,48 @@ struct NaiveInverse {
                                            int x_step, int y_step) const {
     const int x = box.x_query(x_step);
     const int y = box.y_query(y_step);
-    const bool is_inside = box.is_inside(x_step, y_step);
     const int x_slot = run.x.position - run.x.line.window_begin(x);
     const int y_slot = run.y.position - run.y.line.window_begin(y);
-    const int slots = (x_slot * run.y.line.kernel_size + y_slot) * run.z.line.kernel_size;
-    const int z_token = run.z.token(box.begin);
-    const T* rows =
-        lane.first + params.query.at<const T>(batch, run.x.token(x), run.y.token(y), z_token, head);
+    // The line's first run, and where its quads for these slots are.
+    const int line =
+        (run.x.token(x) * params.axis[1].length + run.y.token(y)) * run.z.dilation + run.z.group;
+    const Quad<Number>* quads =
+        block_of<Number>(params, params.weights, batch, head, line * params.runs) +
+        (x_slot * params.axis[1].kernel_size + y_slot) * params.keys;
+    const T* rows = lane.first + params.query.at<const T>(batch, run.x.token(x), run.y.token(y),
+                                                          run.z.token(box.begin), head);
     const long long step = run.z.dilation * params.query.axis[2];
-    const long long weights =
-        offset_of(params.weights, batch, run.x.token(x), run.y.token(y), z_token, head);
     const int last = box.end - 1 - box.begin;
-    for (int first = 0; first < box.steps; first += kChunk) {
-      const int count = min_of(kChunk, box.steps - first);
-      with_weights<T>(params, weights,
-                      [&](const auto* stored) { fill(stored, is_inside, slots, first, count); });
+    const int past = box.is_inside(x_step, y_step) ? box.end : 0;
+    for (int first = 0; first < box.steps; first += kQueries) {
+      const int count = min_of(kQueries, box.steps - first);
+      fill(quads, (box.begin + first) / kRun, count, past);
       __syncwarp();
-      // Clamped, so that no lane points past the box.
-      gradients.add(lane, rows + min_of(first, last) * step, step, last - first, count, tile);
+      gradients.add(lane, rows + min_of(first, last) * step, step, last - first, count,
+                    tile + box.begin % kRun);
       __syncwarp();
     }
   }
 
-  // `stored` points at slot 0 of the first query of the box.
-  template <typename Stored>
-  __device__ __forceinline__ void fill(const Stored* stored, bool is_inside, int slots, int first,
-                                       int count) const {
-    const long long stride = params.weights.channel;
-    const long long step = run.z.dilation * params.weights.axis[2];
+  // Weights of `count` queries from inside the first run on, zero for queries from `past` on.
+  __device__ __forceinline__ void fill(const Quad<Number>* quads, int first_run, int count,
+                                       int past) const {
+    const int steps = (count + 2 * kRun - 2) / kRun * kRun;
 #pragma unroll 2
-    for (int j = lanes.index; j < count; j += lanes.count) {
-      const int query = box.begin + first + j;
-      const bool exists = is_inside && query < box.end;
-      const int begin = exists ? run.z.line.window_begin(query) : 0;
-      const int end = exists ? run.z.line.window_end(query) : 0;
-      const Stored* row = stored + (first + j) * step + (slots + run.z.position - begin) * stride;
+    for (int j = lanes.index; j < steps; j += lanes.count) {
+      const int t = j % kRun;
+      const int other = first_run + j / kRun;
+      Quad<Number> weights = {};
+      if (other * kRun < past && t < run.count) {
+        const int key = run.z.position + t - run.z.line.window_begin(other * kRun);
+        if (0 <= key && key < params.keys) {
+          weights = quads[(long long)other * quads_of_block(params) + key];
+        }
+      }
+      // From the weights of four queries for a key to those of a query for four keys.
 #pragma unroll
-      for (int t = 0; t < kRun; ++t) {
-        const int key = run.z.position + t;
-        const bool is_seen = key >= begin && key < end && t < run.count;
-        tile[j][t] = is_seen ? widen(__ldg(row)) : Number(0);
-        row += stride;
+      for (int i = 0; i < kRun; ++i) {
+        tile[j / kRun * kRun + i].query[t] = weights.query[i];
       }
     }
   }

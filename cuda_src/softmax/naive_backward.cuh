@@ -1,8 +1,10 @@
-// Weights and gradients of scores of one row, in place of scores and gradients of weights.
+// Weights and gradients of scores of the rows of a run, in place of scores and gradients of
+// weights. A lane takes whole quads: four rows at a time.
 #pragma once
 
+#include "../common/blocks.cuh"
 #include "../common/channels.cuh"
-#include "naive_row.cuh"
+#include "../common/warp.cuh"
 
 namespace cupyna {
 
@@ -26,22 +28,41 @@ __device__ __forceinline__ Wide<T> product_of_rows(const Params& params, const L
   return lanes.sum(sum);
 }
 
-// S -> P = exp(S - lse) and dP -> dS = P (dP - delta).
+// What softmax backward needs of each row of a run. Rows that a short run lacks get weights zero.
 template <typename Number>
-__device__ __forceinline__ void softmax_backward(Quad<Number>* __restrict__ scores,
-                                                 Quad<Number>* __restrict__ gradients, Number lse,
-                                                 Number delta, const Row& row, const Lanes& lanes) {
-#pragma unroll kQuads
-  for (int quad = lanes.index; quad < row.quads(); quad += lanes.count) {
-    Quad<Number> weight = scores[quad];
-    Quad<Number> gradient = gradients[quad];
+struct RowStatistics {
+  Number lse[kRun];
+  Number delta[kRun];  // rowsum(dO * O) - dlse
+};
+
+// S -> P = exp(S - lse) and dP -> dS = P (dP - delta). kQuads quads are in flight at a time.
+template <int kQuads, typename Number>
+__device__ __forceinline__ void softmax_backward(Quad<Number>* scores, Quad<Number>* gradients,
+                                                 int quads, const RowStatistics<Number>& rows,
+                                                 const Lanes& lanes) {
+  for (int first = lanes.index; first < quads; first += kQuads * lanes.count) {
+    Quad<Number> weight[kQuads];
+    Quad<Number> gradient[kQuads];
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      weight.slot[e] = exponential(weight.slot[e] - lse);
-      gradient.slot[e] = weight.slot[e] * (gradient.slot[e] - delta);
+    for (int i = 0; i < kQuads; ++i) {
+      const int quad = first + i * lanes.count;
+      if (quad < quads) {
+        weight[i] = scores[quad];
+        gradient[i] = gradients[quad];
+      }
     }
-    scores[quad] = weight;
-    gradients[quad] = gradient;
+#pragma unroll
+    for (int i = 0; i < kQuads; ++i) {
+      const int quad = first + i * lanes.count;
+      if (quad >= quads) break;
+#pragma unroll
+      for (int t = 0; t < kRun; ++t) {
+        weight[i].query[t] = exponential(weight[i].query[t] - rows.lse[t]);
+        gradient[i].query[t] = weight[i].query[t] * (gradient[i].query[t] - rows.delta[t]);
+      }
+      scores[quad] = weight[i];
+      gradients[quad] = gradient[i];
+    }
   }
 }
 

@@ -1,91 +1,118 @@
-// Softmax of one row, in place.
+// Softmax of the rows of a run, in place. A lane takes whole quads: four rows at a time.
 #pragma once
 
-#include "naive_row.cuh"
+#include "../common/blocks.cuh"
+#include "../common/numeric.cuh"
+#include "../common/warp.cuh"
 
 namespace cupyna {
 
+// Quads that a lane keeps in registers; of larger blocks it reads every quad three times.
+constexpr int kKeptQuads = 8;
+
 template <typename Number>
 struct Softmax {
-  Number largest, sum;
+  Number largest[kRun];
+  Number sums[kRun];
+  Number factors[kRun];
 
-  __device__ void run(Number* scores, const Row& row, const Lanes& lanes) {
-    Quad<Number>* quads = as_quads(scores);
-    largest = scores[0];
-    if (row.quads() <= kQuads * lanes.count) {
-      short_row(quads, row, lanes);
+  // The first `count` rows of the run exist; the others become zero.
+  __device__ void run(Quad<Number>* block, int quads, int count, const Lanes& lanes) {
+#pragma unroll
+    for (int t = 0; t < kRun; ++t) {
+      largest[t] = block[0].query[t];
+      sums[t] = 0;
+    }
+    if (quads <= kKeptQuads * lanes.count) {
+      small_block(block, quads, count, lanes);
     } else {
-      long_row(quads, row, lanes);
+      large_block(block, quads, count, lanes);
     }
   }
 
  private:
-  // A row that fits in the registers of its lanes: one read, one write.
-  __device__ void short_row(Quad<Number>* quads, const Row& row, const Lanes& lanes) {
-    Quad<Number> kept[kQuads];
+  __device__ void small_block(Quad<Number>* block, int quads, int count, const Lanes& lanes) {
+    Quad<Number> kept[kKeptQuads];
 #pragma unroll
-    for (int i = 0; i < kQuads; ++i) {
+    for (int i = 0; i < kKeptQuads; ++i) {
       const int quad = i * lanes.count + lanes.index;
-      if (quad < row.quads()) kept[i] = quads[quad];
+      // The first quad in place of one that is not there changes no maximum, and is not added.
+      kept[i] = block[quad < quads ? quad : 0];
     }
 #pragma unroll
-    for (int i = 0; i < kQuads; ++i) take_largest(kept[i], i * lanes.count + lanes.index, row);
-    largest = group_max(largest, lanes);
-    sum = 0;
+    for (int i = 0; i < kKeptQuads; ++i) take_largest(kept[i]);
+    share_largest(lanes);
 #pragma unroll
-    for (int i = 0; i < kQuads; ++i) exponentiate(kept[i], i * lanes.count + lanes.index, row);
-    sum = lanes.sum(sum);
-    const Number factor = 1 / sum;
+    for (int i = 0; i < kKeptQuads; ++i) {
+      if (i * lanes.count + lanes.index < quads) exponentiate(kept[i]);
+    }
+    share_sums(lanes);
 #pragma unroll
-    for (int i = 0; i < kQuads; ++i) {
+    for (int i = 0; i < kKeptQuads; ++i) {
       const int quad = i * lanes.count + lanes.index;
-#pragma unroll
-      for (int e = 0; e < 4; ++e) kept[i].slot[e] *= factor;
-      if (row.is_active && quad < row.quads()) quads[quad] = kept[i];
+      if (quad < quads) block[quad] = normalized(kept[i], count);
     }
   }
 
-  // Read three times; all but the first come from the cache.
-  __device__ void long_row(Quad<Number>* quads, const Row& row, const Lanes& lanes) {
+  __device__ void large_block(Quad<Number>* block, int quads, int count, const Lanes& lanes) {
 #pragma unroll 4
-    for (int quad = lanes.index; quad < row.quads(); quad += lanes.count) {
-      take_largest(quads[quad], quad, row);
-    }
-    largest = group_max(largest, lanes);
-    sum = 0;
-#pragma unroll 4
-    for (int quad = lanes.index; quad < row.quads(); quad += lanes.count) {
-      Quad<Number> read = quads[quad];
-      exponentiate(read, quad, row);
-    }
-    const Number total = lanes.sum(sum);
-    const Number factor = 1 / total;
-    if (row.is_active) {
+    for (int quad = lanes.index; quad < quads; quad += lanes.count) take_largest(block[quad]);
+    share_largest(lanes);
 #pragma unroll 2
-      for (int quad = lanes.index; quad < row.quads(); quad += lanes.count) {
-        Quad<Number> read = quads[quad];
-        exponentiate(read, quad, row);
+    for (int quad = lanes.index; quad < quads; quad += lanes.count) {
+      Quad<Number> read = block[quad];
+      exponentiate(read);
+    }
+    share_sums(lanes);
+#pragma unroll 2
+    for (int quad = lanes.index; quad < quads; quad += lanes.count) {
+      Quad<Number> read = block[quad];
 #pragma unroll
-        for (int e = 0; e < 4; ++e) read.slot[e] *= factor;
-        quads[quad] = read;
+      for (int t = 0; t < kRun; ++t) read.query[t] = exponential(read.query[t] - largest[t]);
+      block[quad] = normalized(read, count);
+    }
+  }
+
+  __device__ __forceinline__ void take_largest(const Quad<Number>& quad) {
+#pragma unroll
+    for (int t = 0; t < kRun; ++t) {
+      largest[t] = quad.query[t] > largest[t] ? quad.query[t] : largest[t];
+    }
+  }
+
+  __device__ __forceinline__ void exponentiate(Quad<Number>& quad) {
+#pragma unroll
+    for (int t = 0; t < kRun; ++t) {
+      quad.query[t] = exponential(quad.query[t] - largest[t]);
+      sums[t] += quad.query[t];
+    }
+  }
+
+  __device__ __forceinline__ void share_largest(const Lanes& lanes) {
+    for (int mask = 1; mask < lanes.count; mask <<= 1) {
+#pragma unroll
+      for (int t = 0; t < kRun; ++t) {
+        const Number other = __shfl_xor_sync(kAllLanes, largest[t], mask);
+        largest[t] = other > largest[t] ? other : largest[t];
       }
     }
-    sum = total;
   }
 
-  __device__ __forceinline__ void take_largest(const Quad<Number>& read, int quad, const Row& row) {
+  __device__ __forceinline__ void share_sums(const Lanes& lanes) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      if (quad * 4 + e < row.slots && read.slot[e] > largest) largest = read.slot[e];
+    for (int t = 0; t < kRun; ++t) {
+      sums[t] = lanes.sum(sums[t]);
+      factors[t] = 1 / sums[t];
     }
   }
 
-  __device__ __forceinline__ void exponentiate(Quad<Number>& read, int quad, const Row& row) {
+  __device__ __forceinline__ Quad<Number> normalized(const Quad<Number>& quad, int count) const {
+    Quad<Number> weights;
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      read.slot[e] = quad * 4 + e < row.slots ? exponential(read.slot[e] - largest) : Number(0);
-      sum += read.slot[e];
+    for (int t = 0; t < kRun; ++t) {
+      weights.query[t] = t < count ? quad.query[t] * factors[t] : Number(0);
     }
+    return weights;
   }
 };
 

@@ -1,8 +1,8 @@
 """The naive method on a GPU: scores, row softmax and outputs as kernels over stored weights.
 
 The kernels are the paper's three products and two passes over rows between them. Backward computes
-the scores again from the log-sum-exp; weights are kept in the accumulator's type, so nothing but
-inputs and outputs is rounded to theirs.
+the scores again, and weights from them and the log-sum-exp. Weights are stored in the accumulator's
+type, in blocks of four queries: nothing but inputs and results is rounded to the inputs' type.
 """
 
 from __future__ import annotations
@@ -19,34 +19,26 @@ if TYPE_CHECKING:
 
 __all__ = ["CudaNaive"]
 
-# As in the device sources: queries of a run, channels of a lane, slots that a lane keeps.
-_RUN = 4
-_LANE_CHANNELS = 8
-_KEPT_SLOTS = 16
-
 _WARP = 32
+_VECTOR_BYTES = 16
 
 # Enough blocks for every multiprocessor to have its last one at about the same time.
 _WAVES = 6
 _BLOCKS_OF_PROCESSOR = 4
 _MOST_ROWS_OF_BLOCK = 8
 _MOST_GRID_ROWS = 65535
-_VECTOR_BYTES = 16
-
-# Rows of the workspace begin on a sector of the cache.
-_ROW_ITEMS = 8
 
 # Positions are 32-bit numbers with room for sums.
 _MOST_TOKENS = 2**30 - 1
 
-# Products of queries, keys and values, and passes over the stored weights.
-_PRODUCTS = {
-    "forward": (1, 1, 4), "backward": (3, 2, 9), "qk": (1, 0, 1), "av": (0, 1, 1),
-    "qk_backward": (2, 0, 2), "av_backward": (0, 2, 2),
+# Products with keys and with values, passes over stored weights, and workspaces of their size.
+_WORK = {
+    "forward": (1, 1, 4, 1), "backward": (3, 2, 9, 2), "qk": (1, 0, 3, 1), "av": (0, 1, 3, 1),
+    "qk_backward": (2, 0, 4, 1), "av_backward": (0, 2, 6, 1),
 }  # fmt: skip
 
 # Share of the multiply-add rate that the products reach.
-_PRODUCT_RATE = 0.35
+_PRODUCT_RATE = 0.45
 
 
 class CudaNaive:
@@ -71,25 +63,23 @@ class CudaNaive:
         return tuple(reasons)
 
     def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
-        pairs = problem.batch * problem.heads * problem.tokens * problem.window
-        of_keys, of_values, passes = _PRODUCTS[operation]
-        # A run of queries also multiplies with the keys that only some of them see.
-        last = problem.axes[-1]
-        keys = last.kernel_size + (_RUN - 1) / last.stride
-        computed = round(pairs * keys / last.kernel_size)
+        from ..kernels.runs import RUN, Runs
+
+        runs = Runs.of(problem)
+        rows = problem.batch * problem.heads * runs.items * RUN
+        of_keys, of_values, passes, workspaces = _WORK[operation]
+        computed = rows * runs.quads
         work = 2 * computed * (of_keys * problem.head_dim + of_values * problem.value_dim)
-        stored = {"forward": 1, "backward": 2}.get(operation, 0)
-        item_bytes = 8 if problem.accumulator == "float64" else 4
-        workspace = stored * item_bytes * math.prod(_weights_shape(problem))
-        traffic = passes * pairs * (item_bytes if stored else problem.item_bytes)
+        block_bytes = computed * (8 if problem.accumulator == "float64" else 4)
         return Choice(
             kernel=f"cupyna_naive_*_{problem.dtype}",
-            q_tile=(1,) * (problem.rank - 1) + (_RUN,),
+            q_tile=(1,) * (problem.rank - 1) + (RUN,),
             kv_tile=(1,) * problem.rank,
-            useful_products=pairs,
+            useful_products=problem.batch * problem.heads * problem.tokens * problem.window,
             computed_products=computed,
-            workspace_bytes=workspace,
-            time_us=work / (_PRODUCT_RATE * device.flops_per_us) + traffic / device.bytes_per_us,
+            workspace_bytes=workspaces * block_bytes,
+            time_us=work / (_PRODUCT_RATE * device.flops_per_us)
+            + passes * block_bytes / device.bytes_per_us,
         )
 
     def forward(
@@ -149,7 +139,10 @@ class CudaNaive:
         bias: DeviceArray | None,
         scores: DeviceArray,
     ) -> None:
-        _Launcher(problem, execution).scores(q, k, scores, scale, -math.inf, bias)
+        run = _Launcher(problem, execution)
+        weights = run.workspace()
+        run.scores(q, k, weights, scale, -math.inf, bias)
+        run.unpack(weights, scores)
 
     def av(
         self,
@@ -159,7 +152,10 @@ class CudaNaive:
         v: DeviceArray,
         out: DeviceArray,
     ) -> None:
-        _Launcher(problem, execution).outputs(weights, v, out, 1.0)
+        run = _Launcher(problem, execution)
+        blocks = run.workspace()
+        run.pack(weights, blocks)
+        run.outputs(blocks, v, out, 1.0)
 
     def qk_backward(
         self,
@@ -174,10 +170,12 @@ class CudaNaive:
         dbias: DeviceArray | None,
     ) -> None:
         run = _Launcher(problem, execution)
-        run.outputs(dscores, k, dq, scale)
-        run.inverse(dscores, q, dk, scale)
+        blocks = run.workspace()
+        run.pack(dscores, blocks)
+        run.outputs(blocks, k, dq, scale)
+        run.inverse(blocks, q, dk, scale)
         if dbias is not None:
-            run.bias_gradient(dscores, dbias)
+            run.bias_gradient(blocks, dbias)
 
     def av_backward(
         self,
@@ -190,163 +188,161 @@ class CudaNaive:
         dv: DeviceArray,
     ) -> None:
         run = _Launcher(problem, execution)
-        run.scores(dout, v, dweights, 1.0, 0.0, None)
-        run.inverse(weights, dout, dv, 1.0)
+        blocks = run.workspace()
+        run.scores(dout, v, blocks, 1.0, 0.0, None)
+        run.unpack(blocks, dweights)
+        run.pack(weights, blocks)
+        run.inverse(blocks, dout, dv, 1.0)
 
 
 class _Launcher:
-    """The kernels of one problem on one stream. Weights are ``[batch, *spatial, heads, slots]``."""
+    """The kernels of one problem on one stream. Weights travel as the addresses of their blocks."""
 
     def __init__(self, problem: Problem, execution: Execution) -> None:
         from ..kernels.params import axis_fields
+        from ..kernels.runs import Runs
 
         self._problem = problem
         self._execution = execution
+        self._runs = Runs.of(problem)
         self._shared = {
             "axis": axis_fields(problem),
             "batch": problem.batch,
             "heads": problem.heads,
             "head_group": problem.head_group,
+            "runs": self._runs.per_group,
+            "items": self._runs.items,
+            "keys": self._runs.keys,
         }
 
-    def workspace(self) -> DeviceArray:
-        """Weights in the accumulator's type, head by head, each row padded to whole sectors."""
-        problem = self._problem
-        shape = _weights_shape(problem)
-        memory: DeviceArray = self._execution.empty(shape, problem.accumulator)
-        batch, heads, *axes, slots = _dense_strides(shape)
-        return DeviceArray(
-            memory.pointer,
-            (problem.batch, *problem.spatial, problem.heads, problem.window),
-            (batch, *axes, heads, slots),
-            memory.dtype,
-            memory.device,
-        )
+    def workspace(self) -> int:
+        """Room for the blocks of all weights; see ``cuda_src/common/blocks.cuh``."""
+        shape = self._runs.block_shape(self._problem)
+        memory: DeviceArray = self._execution.empty(shape, self._problem.accumulator)
+        return memory.pointer
 
     def scores(
         self,
         query: DeviceArray,
         key: DeviceArray,
-        weights: DeviceArray,
+        weights: int,
         scale: float,
         empty: float,
         bias: DeviceArray | None,
     ) -> None:
-        from ..kernels.params import bias_fields, row_fields
+        from ..kernels.params import bias_fields
 
-        fields = {
-            "query": row_fields(query), "key": row_fields(key), "bias": bias_fields(bias),
-            "scale": scale, "empty": empty,
-        }  # fmt: skip
-        self._product("naive_scores", weights, (query, key), self._problem.heads, fields)
+        fields = {"bias": bias_fields(bias), "scale": scale, "empty": empty}
+        self._product("naive_scores", weights, query, key, fields)
 
-    def outputs(
-        self, weights: DeviceArray, key: DeviceArray, query: DeviceArray, scale: float
-    ) -> None:
-        from ..kernels.params import row_fields
+    def outputs(self, weights: int, key: DeviceArray, query: DeviceArray, scale: float) -> None:
+        self._product("naive_outputs", weights, query, key, {"scale": scale})
 
-        fields = {"query": row_fields(query), "key": row_fields(key), "scale": scale}
-        self._product("naive_outputs", weights, (query, key), self._problem.heads, fields)
+    def inverse(self, weights: int, query: DeviceArray, key: DeviceArray, scale: float) -> None:
+        self._product("naive_inverse", weights, query, key, {"scale": scale})
 
-    def inverse(
-        self, weights: DeviceArray, query: DeviceArray, key: DeviceArray, scale: float
-    ) -> None:
-        from ..kernels.params import row_fields
+    def softmax(self, weights: int, lse: DeviceArray | None) -> None:
+        from ..kernels.params import statistic_fields
 
-        fields = {"query": row_fields(query), "key": row_fields(key), "scale": scale}
-        self._product("naive_inverse", weights, (query, key), self._problem.kv_heads, fields)
-
-    def softmax(self, weights: DeviceArray, lse: DeviceArray | None) -> None:
-        from ..kernels.params import row_fields, statistic_fields
-
-        fields = {"weights": row_fields(weights), "lse": statistic_fields(lse)}
-        self._rows(_variant("naive_softmax", self._problem.accumulator), fields)
+        variant = _variant("naive_softmax", self._problem.accumulator)
+        self._move(variant, {"weights": weights, "lse": statistic_fields(lse)})
 
     def softmax_backward(
         self,
-        weights: DeviceArray,
-        dscores: DeviceArray,
+        weights: int,
+        dscores: int,
         dout: DeviceArray,
         out: DeviceArray,
         lse: DeviceArray,
         dlse: DeviceArray | None,
     ) -> None:
         from ..kernels.params import row_fields, statistic_fields
+        from ..kernels.runs import LANE_CHANNELS
 
+        channels = self._problem.value_dim
         fields = {
-            "weights": row_fields(weights), "gradient": row_fields(dscores),
+            "weights": weights, "gradient": dscores,
             "query": row_fields(dout), "output": row_fields(out),
             "lse": statistic_fields(lse), "dlse": statistic_fields(dlse),
-            "channels": self._problem.value_dim,
+            "channels": channels, "blocks": -(-channels // (self._runs.lanes * LANE_CHANNELS)),
         }  # fmt: skip
         vector = int(_is_vector(dout) and _is_vector(out))
-        variant = _variant("naive_softmax_backward", self._problem.dtype, VECTOR=vector)
-        self._rows(variant, fields)
+        self._move(_variant("naive_softmax_backward", self._problem.dtype, VECTOR=vector), fields)
 
-    def bias_gradient(self, dscores: DeviceArray, dbias: DeviceArray) -> None:
-        from ..kernels.params import bias_fields, row_fields
+    def pack(self, slots: DeviceArray, weights: int) -> None:
+        from ..kernels.params import row_fields
 
-        fields = {
-            "weights": row_fields(dscores), "bias": bias_fields(dbias),
-            "weights_is_wide": self._is_wide(dscores),
-        }  # fmt: skip
+        fields = {"weights": weights, "slots": row_fields(slots)}
+        self._move(_variant("naive_pack", self._problem.dtype), fields)
+
+    def unpack(self, weights: int, slots: DeviceArray) -> None:
+        from ..kernels.params import row_fields
+
+        fields = {"weights": weights, "slots": row_fields(slots)}
+        self._move(_variant("naive_unpack", self._problem.dtype), fields)
+
+    def bias_gradient(self, dscores: int, dbias: DeviceArray) -> None:
+        from ..kernels.params import bias_fields
+
         *outer, last = self._problem.bias_shape[1:]
         blocks = math.prod(outer) * -(-last // _WARP)
         variant = _variant("naive_bias_gradient", self._problem.dtype)
-        self._launch(variant, blocks, self._problem.heads, fields)
+        fields = {"weights": dscores, "bias": bias_fields(dbias)}
+        self._launch(variant, (blocks, min(self._problem.heads, _MOST_GRID_ROWS), 1), fields)
 
     def _product(
         self,
         family: str,
-        weights: DeviceArray,
-        rows: tuple[DeviceArray, DeviceArray],
-        heads: int,
+        weights: int,
+        query: DeviceArray,
+        key: DeviceArray,
         fields: dict[str, Any],
     ) -> None:
+        """One of the three products; the inverse one writes a row of the grid per key head."""
         from ..kernels.params import row_fields
+        from ..kernels.runs import LANE_CHANNELS, lanes_of
 
         problem = self._problem
-        channels = rows[0].shape[-1]
-        lanes = min(max(_power_of_two(-(-channels // _LANE_CHANNELS)), 4), _WARP)
-        defines = {"VECTOR": int(all(map(_is_vector, rows)))}
+        channels = query.shape[-1]
+        lanes = lanes_of(channels)
+        blocks = -(-channels // (lanes * LANE_CHANNELS))
+        defines = {"VECTOR": int(_is_vector(query) and _is_vector(key))}
+        items = self._runs.items
         if family == "naive_scores":
             defines["LANES"] = lanes
-        variant = _variant(family, problem.dtype, **defines)
-        blocks = -(-channels // (lanes * _LANE_CHANNELS))
-        last = problem.axes[-1]
-        runs = -(-last.group_length(0) // _RUN)
-        items = math.prod(problem.spatial[:-1]) * last.dilation * runs
-        if family != "naive_scores":  # which adds up the blocks itself
+        else:
+            # Blocks of channels are outputs of their own; scores are sums over all of them.
             items *= blocks
         fields |= {
-            "weights": row_fields(weights), "weights_is_wide": self._is_wide(weights),
-            "channels": channels, "lanes": lanes, "runs": runs, "blocks": blocks, "items": items,
+            "weights": weights, "query": row_fields(query), "key": row_fields(key),
+            "channels": channels, "lanes": lanes, "blocks": blocks,
         }  # fmt: skip
-        groups = variant.threads // lanes
-        self._launch(variant, -(-items // groups), problem.batch * heads, fields)
+        heads = problem.kv_heads if family == "naive_inverse" else problem.heads
+        variant = _variant(family, problem.dtype, **defines)
+        grid = self._grid(variant, items, lanes, problem.batch * heads)
+        self._launch(variant, grid, fields)
 
-    def _rows(self, variant: Variant, fields: dict[str, Any]) -> None:
-        problem = self._problem
-        lanes = min(max(_power_of_two(-(-problem.window // _KEPT_SLOTS)), 4), _WARP)
-        blocks = -(-problem.value_dim // (lanes * _LANE_CHANNELS))
-        fields |= {"lanes": lanes, "items": problem.tokens, "blocks": blocks}
-        groups = variant.threads // lanes
-        self._launch(variant, -(-problem.tokens // groups), problem.batch * problem.heads, fields)
+    def _move(self, variant: Variant, fields: dict[str, Any]) -> None:
+        """A kernel that reads and writes blocks of weights."""
+        lanes = self._runs.lanes
+        rows = self._problem.batch * self._problem.heads
+        grid = self._grid(variant, self._runs.items, lanes, rows)
+        self._launch(variant, grid, fields | {"lanes": lanes})
 
-    def _is_wide(self, weights: DeviceArray) -> int:
-        return int(weights.dtype == self._problem.accumulator)
+    def _grid(self, variant: Variant, items: int, lanes: int, rows: int) -> tuple[int, int, int]:
+        blocks = -(-items * lanes // variant.threads)
+        # What a block finds out about its tokens serves for several rows of the grid.
+        processors = self._execution.device.processors
+        spare = blocks * rows // (_WAVES * _BLOCKS_OF_PROCESSOR * processors)
+        rows_of_block = min(max(spare, 1), _MOST_ROWS_OF_BLOCK)
+        return blocks, min(-(-rows // rows_of_block), _MOST_GRID_ROWS), 1
 
-    def _launch(self, variant: Variant, blocks: int, rows: int, fields: dict[str, Any]) -> None:
+    def _launch(self, variant: Variant, grid: tuple[int, int, int], fields: dict[str, Any]) -> None:
         from ..kernels.launch import launch
         from ..kernels.loader import load
         from ..kernels.params import pack
 
-        device = self._execution.device
-        kernel = load(variant, device.index)
-        # What a block finds out about its tokens serves for several rows of the grid.
-        spare = blocks * rows // (_WAVES * _BLOCKS_OF_PROCESSOR * device.processors)
-        grid_rows = min(-(-rows // min(max(spare, 1), _MOST_ROWS_OF_BLOCK)), _MOST_GRID_ROWS)
-        grid = (blocks, grid_rows, 1)
+        kernel = load(variant, self._execution.device.index)
         block = (variant.threads, 1, 1)
         launch(kernel, grid, block, 0, self._execution.stream, pack(self._shared | fields))
 
@@ -355,19 +351,6 @@ def _variant(family: str, dtype: str, **defines: int) -> Variant:
     from ..kernels.manifest import variant_of
 
     return variant_of(family, dtype, 0, **defines)
-
-
-def _power_of_two(least: int) -> int:
-    return 1 << (least - 1).bit_length()
-
-
-def _weights_shape(problem: Problem) -> tuple[int, ...]:
-    padded = -(-problem.window // _ROW_ITEMS) * _ROW_ITEMS
-    return problem.batch, problem.heads, *problem.spatial, padded
-
-
-def _dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _is_vector(rows: DeviceArray) -> bool:

@@ -28,6 +28,8 @@ def _naive() -> Iterator[Variant]:
                 yield Variant("naive_scores", dtype, 0, threads=128, defines=defines)
             for family in ("naive_outputs", "naive_inverse", "naive_softmax_backward"):
                 yield Variant(family, dtype, 0, threads=128, defines=(("VECTOR", vector),))
+        for family in ("naive_pack", "naive_unpack"):
+            yield Variant(family, dtype, 0, threads=128)
         yield Variant("naive_bias_gradient", dtype, 0, threads=512)
     # Scores wait in the accumulator's type.
     for dtype in ("float32", "float64"):

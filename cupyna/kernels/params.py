@@ -43,15 +43,16 @@ AXIS = np.dtype(
     align=True,
 )
 
-_ARRAYS = ("query", "key", "weights", "gradient", "output", "lse", "dlse", "bias")
+_ARRAYS = ("query", "key", "output", "slots", "lse", "dlse", "bias")
+_BLOCKS = ("weights", "gradient")
 _COUNTS = (
-    "batch", "heads", "head_group", "channels", "lanes", "runs", "blocks", "items",
-    "weights_is_wide",
+    "batch", "heads", "head_group", "channels", "lanes", "runs", "blocks", "items", "keys",
 )  # fmt: skip
 
 PARAMS = np.dtype(
     [
         *((name, ARRAY) for name in _ARRAYS),
+        *((name, np.uint64) for name in _BLOCKS),
         ("scale", np.float64),
         ("empty", np.float64),
         ("axis", AXIS, AXES),
@@ -82,7 +83,7 @@ def axis_fields(problem: Problem) -> tuple[tuple[int, ...], ...]:
 
 
 # A structured element costs four times as much as its bytes.
-_BYTES = struct.Struct(f"@{'Q6q' * len(_ARRAYS)}2d{5 * AXES + len(_COUNTS)}i")
+_BYTES = struct.Struct(f"@{'Q6q' * len(_ARRAYS)}{len(_BLOCKS)}Q2d{5 * AXES + len(_COUNTS)}i")
 
 
 def pack(fields: dict[str, Any]) -> np.ndarray[Any, Any]:
@@ -91,6 +92,7 @@ def pack(fields: dict[str, Any]) -> np.ndarray[Any, Any]:
     for name in _ARRAYS:
         data, batch, axes, head, channel = fields.get(name, ABSENT)
         numbers += (data, batch, *axes, head, channel)
+    numbers += (fields.get(name, 0) for name in _BLOCKS)
     numbers += (fields.get("scale", 0.0), fields.get("empty", 0.0))
     for axis in fields["axis"]:
         numbers += axis

@@ -63,6 +63,7 @@ def test_packed_fields_are_found_by_name() -> None:
         {
             "query": row_fields(rows), "lse": statistic_fields(lse), "bias": bias_fields(bias),
             "axis": axis_fields(problem), "scale": 0.5, "empty": -np.inf, "items": 77,
+            "weights": 2**63,
         }
     )[0]  # fmt: skip
 
@@ -77,4 +78,4 @@ def test_packed_fields_are_found_by_name() -> None:
     axes = [tuple(axis) for axis in packed["axis"]]
     assert axes == [(1, 1, 1, 1, 0), (5, 3, 1, 1, 0), (6, 4, 2, 1, 1)]
     assert (packed["scale"], packed["empty"], packed["items"]) == (0.5, -np.inf, 77)
-    assert packed["weights_is_wide"] == 0
+    assert (packed["weights"], packed["gradient"], packed["keys"]) == (2**63, 0, 0)

@@ -1,0 +1,73 @@
+"""How the naive kernels cut a problem: runs of queries, blocks of weights, groups of lanes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from cupyna.problem import Problem
+
+__all__ = ["LANE_CHANNELS", "RUN", "Runs", "lanes_of"]
+
+# As in the device sources: queries of a run, channels of a lane, quads that a lane keeps.
+RUN = 4
+LANE_CHANNELS = 8
+KEPT_QUADS = 8
+
+_WARP = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Runs of queries along the last axis, and the block of weights that each of them has.
+
+    Parameters
+    ----------
+    per_group : int
+        Runs of one dilation group of the last axis.
+    items : int
+        Runs of one head of one batch entry.
+    keys : int
+        Keys along the last axis in the largest box of a run.
+    quads : int
+        Keys of a block, each with the weights of four queries.
+    """
+
+    per_group: int
+    items: int
+    keys: int
+    quads: int
+
+    @classmethod
+    def of(cls, problem: Problem) -> Runs:
+        """Cut a problem."""
+        last = problem.axes[-1]
+        longest = last.group_length(0)
+        per_group = -(-longest // RUN)
+        # Windows of a run differ by whole strides, as many as can begin inside it.
+        shift = last.stride * -(-(RUN - 1) // last.stride)
+        keys = last.kernel_size + min(shift, longest - last.kernel_size)
+        return cls(
+            per_group,
+            items=math.prod(problem.spatial[:-1]) * last.dilation * per_group,
+            keys=keys,
+            quads=math.prod(problem.kernel_size[:-1]) * keys,
+        )
+
+    def block_shape(self, problem: Problem) -> tuple[int, ...]:
+        """Shape of the workspace for all weights of a problem."""
+        return problem.batch, problem.heads, self.items, self.quads, RUN
+
+    @property
+    def lanes(self) -> int:
+        """Threads that share a block where it is only read and written."""
+        return min(max(_power_of_two(-(-self.quads // KEPT_QUADS)), 4), _WARP)
+
+
+def lanes_of(channels: int) -> int:
+    """Threads that share a run of rows."""
+    return min(max(_power_of_two(-(-channels // LANE_CHANNELS)), 4), _WARP)
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
