@@ -199,7 +199,7 @@ struct FusedTileSm80 {
     const unsigned last =
         last_fields(own[0].box_end - 1 - cursor.origin.x, own[1].box_end - 1 - cursor.origin.y,
                     own[2].box_end - 1 - cursor.origin.z);
-#pragma unroll
+#pragma unroll 4  // more would hold more addresses than there are registers
     for (int i = 0; i < kKeys * kChunks / kThreads; ++i) {
       const int column = threadIdx.x / kChunks + i * (kThreads / kChunks);
       const bool is_key = ((last - shared.columns[column]) & kGuards) == kGuards;
