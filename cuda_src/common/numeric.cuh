@@ -21,13 +21,13 @@ template <typename T>
 using Wide = typename Numeric<T>::Wide;
 
 // Blocks of 128 threads on a multiprocessor: bounds the registers of the naive products. Loads of
-// single elements hold more addresses.
-template <typename T, bool kIsVector>
-constexpr int kProductBlocks = kIsVector && sizeof(Wide<T>) < 8 ? 4 : 2;
+// single elements hold more addresses, and sums over a whole warp more partial sums.
+template <typename T, bool kIsVector, int kLanes = 4>
+constexpr int kProductBlocks = kIsVector && sizeof(Wide<T>) < 8 ? (kLanes < 16 ? 4 : 3) : 2;
 
 // The same for kernels that move weights, which want more threads than registers.
-template <typename T>
-constexpr int kMoverBlocks = sizeof(Wide<T>) < 8 ? 5 : 2;
+template <typename T, bool kIsVector = true>
+constexpr int kMoverBlocks = kIsVector && sizeof(Wide<T>) < 8 ? 5 : 2;
 
 __device__ __forceinline__ double widen(double x) { return x; }
 __device__ __forceinline__ float widen(float x) { return x; }

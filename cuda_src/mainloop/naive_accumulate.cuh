@@ -12,21 +12,22 @@ struct RunSums {
 
   Number sums[kRun][kLaneChannels] = {};
 
-  // Adds `count` rows, `step` elements apart, under the weights in `tile`. Rows past `last` repeat
-  // it: their weights are zero. `row` points at the lane's first channel of the first row.
-  __device__ __forceinline__ void add(const Channels<T, kIsVector>& lane, const T* row,
-                                      long long step, int last, int count,
-                                      const Quad<Number>* tile) {
-#pragma unroll 2
-    for (int j = 0; j < count; ++j) {
-      Number channels[kLaneChannels];
-      lane.load(row, channels);
-      if (j < last) row += step;
-      const Quad<Number> weights = tile[j];
+  // Adds kRows rows; their loads do not wait for each other.
+  template <int kRows>
+  __device__ __forceinline__ void add(const Channels<T, kIsVector>& lane, RowWalk<T>& walk,
+                                      const Number (&weights)[kRows][kRun]) {
+    Number rows[kRows][kLaneChannels];
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      lane.load(walk.row, rows[i]);
+      walk.advance();
+    }
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
 #pragma unroll
       for (int t = 0; t < kRun; ++t) {
 #pragma unroll
-        for (int c = 0; c < kLaneChannels; ++c) sums[t][c] += weights.query[t] * channels[c];
+        for (int c = 0; c < kLaneChannels; ++c) sums[t][c] += weights[i][t] * rows[i][c];
       }
     }
   }

@@ -6,11 +6,19 @@
 
 namespace cupyna {
 
-// Partners of a run whose weights are in shared memory at a time.
-constexpr int kChunk = 32;
+// A lane's share of rows that follow each other. The last one is repeated: what is
+// beyond has no weight.
+template <typename T>
+struct RowWalk {
+  const T* row;
+  long long step;
+  int left;  // rows after this one
 
-// One quad more, so that groups of lanes that read the same quad of their tiles meet in no bank.
-constexpr int kTileQuads = kChunk + 1;
+  __device__ __forceinline__ void advance() {
+    if (left > 0) row += step;
+    --left;
+  }
+};
 
 // Windows of a run of queries: one slot at a time along x and y, all slots together along z.
 struct QueryBox {
@@ -49,7 +57,8 @@ struct OwnWindow {
   __device__ __forceinline__ bool contains(int key) const { return begin <= key && key < end; }
 };
 
-// Queries that see a run of keys: an interval along each axis.
+// Queries that see a run of keys: an interval along each axis. Along z they are taken in pairs, so
+// it begins with an even one.
 struct KeyBox {
   int x_begin, x_end, y_begin, y_end, begin, end;
   int x_steps, y_steps, steps;  // the same in all of a warp
@@ -59,11 +68,11 @@ struct KeyBox {
         x_end(run.x.line.query_end(run.x.position)),
         y_begin(run.y.line.query_begin(run.y.position)),
         y_end(run.y.line.query_end(run.y.position)),
-        begin(run.z.line.query_begin(run.z.position)),
+        begin(run.z.line.query_begin(run.z.position) & ~1),
         end(run.z.line.query_end(run.last())) {
     x_steps = warp_max(x_end - x_begin);
     y_steps = warp_max(y_end - y_begin);
-    steps = warp_max(end - begin);
+    steps = (warp_max(end - begin) + 1) & ~1;
   }
 
   // Groups with fewer queries than another one of the warp repeat their last.

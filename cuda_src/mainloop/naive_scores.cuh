@@ -43,9 +43,9 @@ struct NaiveScores {
   }
 
  private:
-  // Where one place along x and y is: the first key of the box, and where its scores go.
+  // One place along x and y: the rows of its keys, and where their scores go.
   struct Line {
-    const T* row;
+    RowWalk<T> keys;
     const T* bias;
     Number* scores;
     bool is_inside;
@@ -53,29 +53,36 @@ struct NaiveScores {
 
   template <bool kIsWhole>
   __device__ __forceinline__ void walk(int batch, int head) {
+    const Lane lane(params.key, params.channels, kLanes, lanes.index, 0);
     Line line;
     line.scores = block_of<Number>(params, params.weights, batch, head, run.index)->query;
-    line.bias = nullptr;
+    const long long y_step = run.y.dilation * params.key.axis[1];
     const int x_slots = params.axis[0].kernel_size;
     const int y_slots = params.axis[1].kernel_size;
     for (int x_slot = 0; x_slot < x_slots; ++x_slot) {
+      const T* row =
+          params.key.at<const T>(batch, box.x_token(run, x_slot), run.y.token(box.y_begin),
+                                 run.z.token(box.begin), head / params.head_group);
+      if (kIsWhole) row += lane.first;
       for (int y_slot = 0; y_slot < y_slots; ++y_slot) {
+        line.keys = RowWalk<T>{row, run.z.dilation * params.key.axis[2], box.last - box.begin};
         line.is_inside = box.is_inside(x_slot, y_slot);
-        line.row = params.key.at<const T>(batch, box.x_token(run, x_slot), box.y_token(run, y_slot),
-                                          run.z.token(box.begin), head / params.head_group);
-        if (params.bias.data != nullptr && line.is_inside) {
-          line.bias = params.bias.at<const T>(
-              0, box.x_begin + x_slot - run.x.position + run.x.line.kernel_size - 1,
-              box.y_begin + y_slot - run.y.position + run.y.line.kernel_size - 1, 0, head);
-        }
-        const Lane lane(params.key, params.channels, kLanes, lanes.index, 0);
-        if (kIsWhole) line.row += lane.first;
+        line.bias = params.bias.data == nullptr ? nullptr : bias_at(x_slot, y_slot, head);
+        // The number of keys is even.
         int key = 0;
         for (; key < params.keys - 2; key += 4) multiply<4, kIsWhole>(batch, head, lane, line, key);
         if (key < params.keys) multiply<2, kIsWhole>(batch, head, lane, line, key);
         line.scores += params.keys * kRun;
+        // Causal windows shrink: slots past their end name the last key again.
+        if (box.y_begin + y_slot + 1 < box.y_end) row += y_step;
       }
     }
+  }
+
+  __device__ __forceinline__ const T* bias_at(int x_slot, int y_slot, int head) const {
+    return params.bias.at<const T>(
+        0, box.x_begin + x_slot - run.x.position + run.x.line.kernel_size - 1,
+        box.y_begin + y_slot - run.y.position + run.y.line.kernel_size - 1, 0, head);
   }
 
   __device__ __forceinline__ void load_queries(int batch, int head, int block) {
@@ -96,17 +103,18 @@ struct NaiveScores {
                                            int first) {
     Number sums[kKeys * kRun] = {};
     if (kIsWhole) {
-      add<kKeys>(lane, line.row, first, sums);
+      add<kKeys>(lane, line.keys, sums);
     } else {
-      const T* next = line.row;
+      RowWalk<T> keys = line.keys;
       for (int block = 0; block < params.blocks; ++block) {
         load_queries(batch, head, block);
         const Lane part(params.key, params.channels, kLanes, lanes.index, block);
-        next = line.row + part.first;
-        add<kKeys>(part, next, first, sums);
-        next -= part.first;
+        keys = line.keys;
+        keys.row += part.first;
+        add<kKeys>(part, keys, sums);
+        keys.row -= part.first;
       }
-      line.row = next;
+      line.keys = keys;
     }
     deal_sums<kLanes>(sums, lanes.index);
     constexpr int kShares = kLanes < kKeys * kRun ? kLanes : kKeys * kRun;
@@ -120,16 +128,14 @@ struct NaiveScores {
     }
   }
 
-  // Adds the products with kKeys keys. Keys past the last one repeat it; no query sees them.
   template <int kKeys>
-  __device__ __forceinline__ void add(const Lane& lane, const T*& row, int first,
+  __device__ __forceinline__ void add(const Lane& lane, RowWalk<T>& keys,
                                       Number (&sums)[kKeys * kRun]) const {
-    const long long step = run.z.dilation * params.key.axis[2];
 #pragma unroll
     for (int i = 0; i < kKeys; ++i) {
       Number key[kLaneChannels];
-      lane.load(row, key);
-      if (first + i < box.last - box.begin) row += step;
+      lane.load(keys.row, key);
+      keys.advance();
 #pragma unroll
       for (int c = 0; c < kLaneChannels; ++c) {
 #pragma unroll

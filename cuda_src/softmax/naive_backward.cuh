@@ -28,11 +28,20 @@ __device__ __forceinline__ Wide<T> product_of_rows(const Params& params, const L
   return lanes.sum(sum);
 }
 
-// What softmax backward needs of each row of a run. Rows that a short run lacks get weights zero.
+// What softmax backward needs of each row of a run.
 template <typename Number>
 struct RowStatistics {
   Number lse[kRun];
   Number delta[kRun];  // rowsum(dO * O) - dlse
+
+  // Lane t of the group has those of row t.
+  __device__ RowStatistics(Number own_lse, Number own_delta, const Lanes& lanes) {
+#pragma unroll
+    for (int t = 0; t < kRun; ++t) {
+      lse[t] = __shfl_sync(kAllLanes, own_lse, t, lanes.count);
+      delta[t] = __shfl_sync(kAllLanes, own_delta, t, lanes.count);
+    }
+  }
 };
 
 // S -> P = exp(S - lse) and dP -> dS = P (dP - delta). kQuads quads are in flight at a time.

@@ -28,7 +28,7 @@ class Runs:
     items : int
         Runs of one head of one batch entry.
     keys : int
-        Keys along the last axis in the largest box of a run.
+        Keys along the last axis in the largest box of a run, rounded up to an even number.
     quads : int
         Keys of a block, each with the weights of four queries.
     """
@@ -47,6 +47,7 @@ class Runs:
         # Windows of a run differ by whole strides, as many as can begin inside it.
         shift = last.stride * -(-(RUN - 1) // last.stride)
         keys = last.kernel_size + min(shift, longest - last.kernel_size)
+        keys += keys % 2  # kernels take them in pairs
         return cls(
             per_group,
             items=math.prod(problem.spatial[:-1]) * last.dilation * per_group,
