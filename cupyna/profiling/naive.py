@@ -20,6 +20,7 @@ from .. import naive
 from .._version import __version__
 from ..kernels.machine import examine
 from ..kernels.sources import installed_sources
+from ..kernels.store import default_store
 from ..problem import Problem
 from .peers import Natten175, Pieces
 from .sample import Sample
@@ -207,6 +208,7 @@ def _check(
 def environment(commit: str) -> dict[str, Any]:
     """What the numbers depend on besides the code that is measured."""
     machine = examine()
+    shipped = default_store().index if machine.shipped and not machine.shipped_is_stale else {}
     return {
         "gpus": [gpu.name for gpu in machine.gpus],
         "driver": machine.gpus[0].driver if machine.gpus else "",
@@ -217,7 +219,7 @@ def environment(commit: str) -> dict[str, Any]:
             "numpy": machine.numpy,
             "cupy": machine.cupy,
             "torch": machine.torch,
-            "kernel compiler": machine.compiler,
+            "kernel compiler": shipped.get("compiler", machine.compiler),
         },
         "commit": commit,
         "device_sources": installed_sources().digest[:16],
