@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cupyna.kernels.machine import gpus
+
+if TYPE_CHECKING:
+    from cupyna.profiling.naive import Measurement
 
 __all__ = ["bench"]
 
@@ -21,11 +25,12 @@ class Subject(StrEnum):
 
     CPU = "cpu"
     NAIVE = "naive"
+    FUSED = "fused"
 
 
 def bench(
     subject: Annotated[
-        Subject, typer.Argument(help="cpu: the CPU path. naive: the naive CUDA kernels.")
+        Subject, typer.Argument(help="cpu: the CPU path. naive, fused: the CUDA kernels.")
     ] = Subject.CPU,
     peer: Annotated[
         Path | None,
@@ -46,33 +51,44 @@ def bench(
         return
     if not gpus():
         raise typer.BadParameter("this machine has no NVIDIA GPU")
-    _bench_naive(peer, case, rounds, out, commit)
+    from cupyna.profiling import fused, naive
 
-
-def _bench_naive(
-    peer: Path | None, chosen: list[str] | None, rounds: int, out: Path | None, commit: str
-) -> None:
-    from cupyna.profiling.naive import CASES, DTYPES, measure, write
-    from cupyna.profiling.peers import Natten175
-
-    cases = list(CASES) if chosen is None else chosen
-    unknown = set(cases) - set(CASES)
+    cases = list(naive.CASES) if case is None else case
+    unknown = set(cases) - set(naive.CASES)
     if unknown:
-        raise typer.BadParameter(f"--case {min(unknown)} is not one of {', '.join(CASES)}")
-    beside = None if peer is None else Natten175(peer)
-    found = []
+        raise typer.BadParameter(f"--case {min(unknown)} is not one of {', '.join(naive.CASES)}")
+    if subject is Subject.FUSED:
+        measurements = fused.measure(cases, fused.DTYPES, rounds)
+    else:
+        from cupyna.profiling.peers import Natten175
+
+        beside = None if peer is None else Natten175(peer)
+        measurements = naive.measure(beside, cases, naive.DTYPES, rounds)
+    found = _watched(measurements, len(cases) * 2)
+    Console(width=180).print(_table(found))
+    if out is not None:
+        naive.write(out, found, rounds, commit)
+
+
+def _watched(measurements: Iterator[Measurement], total: int) -> list[Measurement]:
+    """Every measurement, under a progress bar."""
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[now]}"),
     )
+    found = []
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=len(cases) * len(DTYPES), now="")
-        for measurement in measure(beside, cases, DTYPES, rounds):
+        task = progress.add_task("", total=total, now="")
+        for measurement in measurements:
             found.append(measurement)
             now = f"{measurement.case} {measurement.problem.dtype}"
             progress.update(task, advance=1, now=now)
+    return found
+
+
+def _table(found: Sequence[Measurement]) -> Table:
     table = Table(title="milliseconds, and how many times as long the peer takes")
     for name in ("case", "dtype", *found[0].times):
         table.add_column(name, justify="right" if name in found[0].times else "left")
@@ -83,6 +99,4 @@ def _bench_naive(
             ours = f"{times['cupyna'].median_us / 1e3:.3f}"
             cells.append(ours if ratio is None else f"{ours} ({ratio:.1f}x)")
         table.add_row(measurement.case, measurement.problem.dtype, *cells)
-    Console(width=180).print(table)
-    if out is not None:
-        write(out, found, rounds, commit)
+    return table

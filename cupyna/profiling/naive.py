@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .. import naive
 from .._version import __version__
 from ..kernels.machine import examine
@@ -26,7 +24,16 @@ from .peers import Natten175, Pieces
 from .sample import Sample
 from .timing import Times, interleave
 
-__all__ = ["CASES", "Measurement", "case_problem", "environment", "measure", "write"]
+__all__ = [
+    "CASES",
+    "OURS",
+    "Measurement",
+    "case_problem",
+    "environment",
+    "measure",
+    "random_tensors",
+    "write",
+]
 
 OURS = "cupyna"
 
@@ -134,7 +141,7 @@ def measure(
     for case in cases:
         for dtype in dtypes:
             found = Measurement(case, case_problem(case, dtype))
-            tensors = _inputs(found.problem)
+            tensors = random_tensors(found.problem)
             implementations = {OURS: _pieces(tensors, found.problem)}
             if peer is not None:
                 implementations[peer.name] = peer.pieces(
@@ -148,7 +155,8 @@ def measure(
             yield found
 
 
-def _inputs(problem: Problem) -> dict[str, Any]:
+def random_tensors(problem: Problem) -> dict[str, Any]:
+    """Reproducible torch tensors on the GPU: q, k, v and dout."""
     import torch
 
     generator = torch.Generator("cuda").manual_seed(0)
@@ -190,15 +198,10 @@ def _check(
     found: Measurement, tensors: Mapping[str, Any], implementations: Mapping[str, Pieces]
 ) -> None:
     sample = Sample.of(found.problem)
-
-    def cut(tensor: Any) -> np.ndarray:
-        corner: np.ndarray = tensor[(slice(0, 1), *sample.tokens, slice(0, 1))].cpu().numpy()
-        return corner
-
-    inputs = {name: cut(tensor) for name, tensor in tensors.items()}
+    inputs = {name: sample.cut_tensor(tensor) for name, tensor in tensors.items()}
     for name, pieces in implementations.items():
         results = {**pieces["forward"](), **pieces["backward"]()}
-        cuts = {result: cut(tensor) for result, tensor in results.items()}
+        cuts = {result: sample.cut_tensor(tensor) for result, tensor in results.items()}
         found.errors[name] = sample.errors(inputs, cuts)
     wrong = [result for result in found.errors[OURS] if not found.is_right(OURS, result)]
     if wrong:

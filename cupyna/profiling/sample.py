@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -71,6 +72,13 @@ class Sample:
         cut: np.ndarray = array[(slice(0, 1), *self.tokens, slice(0, 1))]
         return cut
 
+    def cut_tensor(self, tensor: Any) -> np.ndarray:
+        """The part of a torch tensor on a GPU, as an array on the host."""
+        from ..arrays import library_of
+
+        part = tensor[(slice(0, 1), *self.tokens, slice(0, 1))].cpu()
+        return np.asarray(library_of(part, "tensor").view(part))
+
     def errors(
         self, inputs: Mapping[str, np.ndarray], results: Mapping[str, np.ndarray]
     ) -> dict[str, tuple[float, float]]:
@@ -83,6 +91,9 @@ class Sample:
         results : mapping
             Any of ``out``, ``dq``, ``dk`` and ``dv``, already cut.
         """
+        import ml_dtypes
+
+        finfo: Any = ml_dtypes.finfo
         exact = self._results(inputs, EXACT)
         rounded = self._results(inputs, Precision("float32", "float32"))
         errors = {}
@@ -91,7 +102,7 @@ class Sample:
             truth = exact[name][part]
             largest = float(np.abs(truth).max(initial=0)) or 1.0
             honest = rounded[name][part].astype(result.dtype).astype(np.float64)
-            eps = float(np.finfo(result.dtype).eps)
+            eps = float(finfo(result.dtype).eps)
             allowed = 2 * float(np.abs(honest - truth).max(initial=0)) / largest + 4 * eps
             difference = np.abs(result[part].astype(np.float64) - truth)
             found = float(difference.max(initial=0)) / largest
