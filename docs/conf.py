@@ -1,8 +1,10 @@
 """Sphinx settings. The build needs no network."""
 
 import re
+from pathlib import Path
 
 from cupyna import __version__
+from cupyna.profiling.pages import page
 
 project = "cupyna"
 author = "The cupyna authors"
@@ -17,7 +19,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx-mathjax-offline",  # the pages show formulas without a network, too
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "generated"]
 nitpicky = False
 
 html_theme = "furo"
@@ -50,6 +52,15 @@ def escape_shapes(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"(shape \[batch, )\*", r"\1\\*", line) for line in lines]
 
 
+def write_tables(app):
+    """Make a table of every file of results; the pages hold no number that was typed."""
+    tables = Path(app.srcdir) / "generated"
+    tables.mkdir(exist_ok=True)
+    for results in sorted((Path(app.srcdir) / "results").glob("*.json")):
+        (tables / f"{results.stem}.md").write_text(page(results), "utf-8")
+
+
 def setup(app):
-    """Run the above before numpydoc reads a docstring."""
+    """Write the tables before pages are read, and mend docstrings before numpydoc reads them."""
+    app.connect("builder-inited", write_tables)
     app.connect("autodoc-process-docstring", escape_shapes, priority=100)
