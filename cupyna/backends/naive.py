@@ -245,7 +245,8 @@ class _Launcher:
         from ..kernels.params import statistic_fields
 
         variant = _variant("naive_softmax", self._problem.accumulator)
-        self._move(variant, {"weights": weights, "lse": statistic_fields(lse)})
+        fields = {"weights": weights, "lse": statistic_fields(lse)}
+        self._move(variant, self._runs.block_lanes, fields)
 
     def softmax_backward(
         self,
@@ -259,27 +260,28 @@ class _Launcher:
         from ..kernels.params import row_fields, statistic_fields
         from ..kernels.runs import LANE_CHANNELS
 
-        channels = self._problem.value_dim
+        channels, lanes = self._problem.value_dim, self._runs.block_lanes
         fields = {
             "weights": weights, "gradient": dscores,
             "query": row_fields(dout), "output": row_fields(out),
             "lse": statistic_fields(lse), "dlse": statistic_fields(dlse),
-            "channels": channels, "blocks": -(-channels // (self._runs.lanes * LANE_CHANNELS)),
+            "channels": channels, "blocks": -(-channels // (lanes * LANE_CHANNELS)),
         }  # fmt: skip
         vector = int(_is_vector(dout) and _is_vector(out))
-        self._move(_variant("naive_softmax_backward", self._problem.dtype, VECTOR=vector), fields)
+        variant = _variant("naive_softmax_backward", self._problem.dtype, VECTOR=vector)
+        self._move(variant, lanes, fields)
 
     def pack(self, slots: DeviceArray, weights: int) -> None:
         from ..kernels.params import row_fields
 
         fields = {"weights": weights, "slots": row_fields(slots)}
-        self._move(_variant("naive_pack", self._problem.dtype), fields)
+        self._move(_variant("naive_pack", self._problem.dtype), self._runs.line_lanes, fields)
 
     def unpack(self, weights: int, slots: DeviceArray) -> None:
         from ..kernels.params import row_fields
 
         fields = {"weights": weights, "slots": row_fields(slots)}
-        self._move(_variant("naive_unpack", self._problem.dtype), fields)
+        self._move(_variant("naive_unpack", self._problem.dtype), self._runs.line_lanes, fields)
 
     def bias_gradient(self, dscores: int, dbias: DeviceArray) -> None:
         from ..kernels.params import bias_fields
@@ -322,9 +324,8 @@ class _Launcher:
         grid = self._grid(variant, items, lanes, problem.batch * heads)
         self._launch(variant, grid, fields)
 
-    def _move(self, variant: Variant, fields: dict[str, Any]) -> None:
+    def _move(self, variant: Variant, lanes: int, fields: dict[str, Any]) -> None:
         """A kernel that reads and writes blocks of weights."""
-        lanes = self._runs.lanes
         rows = self._problem.batch * self._problem.heads
         grid = self._grid(variant, self._runs.items, lanes, rows)
         self._launch(variant, grid, fields | {"lanes": lanes})

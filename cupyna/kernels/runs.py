@@ -14,6 +14,9 @@ RUN = 4
 LANE_CHANNELS = 8
 KEPT_QUADS = 8
 
+# Quads of a line that a lane moves at a time.
+LINE_QUADS = 2
+
 _WARP = 32
 
 
@@ -60,15 +63,20 @@ class Runs:
         return problem.batch, problem.heads, self.items, self.quads, RUN
 
     @property
-    def lanes(self) -> int:
-        """Threads that share a block where it is only read and written."""
-        return min(max(_power_of_two(-(-self.quads // KEPT_QUADS)), 4), _WARP)
+    def block_lanes(self) -> int:
+        """Threads that share a block where it is taken as one row of quads."""
+        return _lanes(-(-self.quads // KEPT_QUADS))
+
+    @property
+    def line_lanes(self) -> int:
+        """Threads that share a block where it is taken line by line along the last axis."""
+        return _lanes(-(-self.keys // LINE_QUADS))
 
 
 def lanes_of(channels: int) -> int:
     """Threads that share a run of rows."""
-    return min(max(_power_of_two(-(-channels // LANE_CHANNELS)), 4), _WARP)
+    return _lanes(-(-channels // LANE_CHANNELS))
 
 
-def _power_of_two(least: int) -> int:
-    return 1 << (least - 1).bit_length()
+def _lanes(least: int) -> int:
+    return min(max(1 << (least - 1).bit_length(), 4), _WARP)
