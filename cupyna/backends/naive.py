@@ -281,7 +281,7 @@ class _Launcher:
         from ..kernels.params import row_fields
 
         fields = {"weights": weights, "slots": row_fields(slots)}
-        self._move(_variant("naive_unpack", self._problem.dtype), self._runs.line_lanes, fields)
+        self._move(_variant("naive_unpack", self._problem.dtype), self._runs.slot_lanes, fields)
 
     def bias_gradient(self, dscores: int, dbias: DeviceArray) -> None:
         from ..kernels.params import bias_fields

@@ -14,8 +14,9 @@ RUN = 4
 LANE_CHANNELS = 8
 KEPT_QUADS = 8
 
-# Quads of a line that a lane moves at a time.
+# Quads of a line, and slots of a row, that a lane moves at a time.
 LINE_QUADS = 2
+ROW_SLOTS = 4
 
 _WARP = 32
 
@@ -34,12 +35,15 @@ class Runs:
         Keys along the last axis in the largest box of a run, rounded up to an even number.
     quads : int
         Keys of a block, each with the weights of four queries.
+    window : int
+        Slots of a query.
     """
 
     per_group: int
     items: int
     keys: int
     quads: int
+    window: int
 
     @classmethod
     def of(cls, problem: Problem) -> Runs:
@@ -56,6 +60,7 @@ class Runs:
             items=math.prod(problem.spatial[:-1]) * last.dilation * per_group,
             keys=keys,
             quads=math.prod(problem.kernel_size[:-1]) * keys,
+            window=problem.window,
         )
 
     def block_shape(self, problem: Problem) -> tuple[int, ...]:
@@ -71,6 +76,11 @@ class Runs:
     def line_lanes(self) -> int:
         """Threads that share a block where it is taken line by line along the last axis."""
         return _lanes(-(-self.keys // LINE_QUADS))
+
+    @property
+    def slot_lanes(self) -> int:
+        """Threads that share a block where it is taken slot by slot, one query after the other."""
+        return _lanes(-(-self.window // ROW_SLOTS))
 
 
 def lanes_of(channels: int) -> int:

@@ -11,7 +11,15 @@ import pytest
 
 from cupyna import naive
 from cupyna.problem import Problem
-from cupyna.testing import Inputs, expected_backward, expected_forward, expected_qk, inputs
+from cupyna.testing import (
+    Inputs,
+    expected_av,
+    expected_backward,
+    expected_forward,
+    expected_qk,
+    expected_qk_backward,
+    inputs,
+)
 from cupyna.testing.expected import stored_forward
 
 from .libraries import each_gpu_library, full, get, put
@@ -108,6 +116,24 @@ def test_broadcast_and_transposed_views(library: str) -> None:
         turned = cupy.ascontiguousarray(arrays["q"].transpose(3, 4, 2, 1, 0))
         turned = turned.transpose(4, 3, 2, 0, 1)
     check(run({**arrays, "k": shared, "q": turned}), given)
+
+
+@each_gpu_library
+def test_weights_of_any_layout(library: str) -> None:
+    given = inputs(PROBLEM)
+    shape = (*given.q.shape[:-1], PROBLEM.window)
+    weights = np.random.default_rng(1).standard_normal(shape, np.float32).astype(np.float16)
+    empty = np.isneginf(expected_qk(PROBLEM, given).exact)
+    clean = np.where(empty, 0, weights)
+    arrays = arguments(library, given)
+    q, k, v = (arrays[name] for name in ("q", "k", "v"))
+    for stored in layouts(put(library, weights)):
+        out = naive.na_av(stored, v, (5, 4), **WINDOW)
+        expected_av(PROBLEM, given, clean).check(get(out))
+        gradients = naive.na_qk_backward(stored, q, k, (5, 4), scale=given.scale, **WINDOW)
+        wanted = expected_qk_backward(PROBLEM, given, clean)
+        for name, gradient in zip(("dq", "dk"), gradients, strict=True):
+            wanted[name].check(get(gradient))
 
 
 @each_gpu_library
