@@ -47,9 +47,11 @@ int box_tiles(const int* fields, int extent, int* dense) {
   return count;
 }
 
-// Whether a window, as begin and end along three axes, holds a coordinate of a key tile at `origin`.
+// Whether a window, as begin and end along three axes, holds a coordinate of a key tile at
+// `origin`.
 int window_contains(const int* bounds, const int* origin, const int* at) {
-  const cupyna::Window window{{bounds[0], bounds[1]}, {bounds[2], bounds[3]}, {bounds[4], bounds[5]}};
+  const cupyna::Window window{
+      {bounds[0], bounds[1]}, {bounds[2], bounds[3]}, {bounds[4], bounds[5]}};
   const cupyna::PackedWindow packed(window, {origin[0], origin[1], origin[2]});
   return packed.contains(cupyna::pack_fields(at[0], at[1], at[2]));
 }

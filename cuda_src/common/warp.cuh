@@ -27,8 +27,9 @@ struct Lanes {
 __device__ __forceinline__ int warp_max(int value) { return __reduce_max_sync(kAllLanes, value); }
 
 // Sums each of kValues values over a group of kLanes lanes. The sums are dealt out: afterwards
-// values[i] of a lane is the sum of value i * kShares + lane % kShares, where kShares is the smaller
-// of the two counts. Each step sends away half of what is left, so it costs hardly more than one sum.
+// values[i] of a lane is the sum of value i * kShares + lane % kShares, where kShares is the
+// smaller of the two counts. Each step sends away half of what is left, so it costs hardly more
+// than one sum.
 template <int kLanes, int kValues, typename T>
 __device__ __forceinline__ void deal_sums(T (&values)[kValues], int lane) {
   int left = kValues;
