@@ -267,6 +267,7 @@ struct FusedForwardSm80 : FusedTileSm80<T, kHeadDim, kRowTiles, kWarps, kKeys> {
                                         const OnlineRow (&softmax)[kRowTiles][2], int warp,
                                         float scale) const {
     const int lane = threadIdx.x % 32;
+    __syncwarp();  // every lane has read its part of Q
 #pragma unroll
     for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
 #pragma unroll
