@@ -55,4 +55,5 @@ def has_vector_rows(view: object) -> bool:
         if length > 1
     ]
     ends = (view.pointer, view.shape[-1] * size, *steps)
-    return view.strides[-1] == 1 and all(end % _VECTOR_BYTES == 0 for end in ends)
+    is_contiguous = view.strides[-1] == 1 or view.shape[-1] == 1
+    return is_contiguous and all(end % _VECTOR_BYTES == 0 for end in ends)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ..arrays.device_array import DeviceArray
+from ..arrays.device_array import DeviceArray, has_vector_rows
 from ..execution import Choice, Execution
 from ..problem import DeviceSpec, Method, Operation, Problem
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["CudaNaive"]
 
 _WARP = 32
-_VECTOR_BYTES = 16
 
 # Enough blocks for every multiprocessor to have its last one at about the same time.
 _WAVES = 6
@@ -267,7 +266,7 @@ class _Launcher:
             "lse": statistic_fields(lse), "dlse": statistic_fields(dlse),
             "channels": channels, "blocks": -(-channels // (lanes * LANE_CHANNELS)),
         }  # fmt: skip
-        vector = int(_is_vector(dout) and _is_vector(out))
+        vector = int(has_vector_rows(dout) and has_vector_rows(out))
         variant = _variant("naive_softmax_backward", self._problem.dtype, VECTOR=vector)
         self._move(variant, lanes, fields)
 
@@ -308,7 +307,7 @@ class _Launcher:
         channels = query.shape[-1]
         lanes = lanes_of(channels)
         blocks = -(-channels // (lanes * LANE_CHANNELS))
-        defines = {"VECTOR": int(_is_vector(query) and _is_vector(key))}
+        defines = {"VECTOR": int(has_vector_rows(query) and has_vector_rows(key))}
         items = self._runs.items
         if family == "naive_scores":
             defines["LANES"] = lanes
@@ -352,18 +351,3 @@ def _variant(family: str, dtype: str, **defines: int) -> Variant:
     from ..kernels.manifest import variant_of
 
     return variant_of(family, dtype, 0, **defines)
-
-
-def _is_vector(rows: DeviceArray) -> bool:
-    """Whether every row can be read in whole vectors."""
-    items = _VECTOR_BYTES // {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}[rows.dtype]
-    *lead, channel = rows.strides
-    *extents, channels = rows.shape
-    return (
-        rows.pointer % _VECTOR_BYTES == 0
-        and (channel == 1 or channels == 1)
-        and channels % items == 0
-        and all(
-            stride % items == 0 or extent == 1 for stride, extent in zip(lead, extents, strict=True)
-        )
-    )
