@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -29,13 +30,17 @@ __all__ = [
 
 _ELF = b"\x7fELF"
 
+# What ends a file of the cache: the length of the record before it, and a mark.
+_TRAILER = struct.Struct("<Q8s")
+_MAGIC = b"cupyna 1"
+
 # A compile takes well under a second; a lock held longer is one that a file system lost.
 _LOCK_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of one cubin, kept beside it.
+    """What is known of one cubin, kept with it.
 
     Parameters
     ----------
@@ -67,17 +72,20 @@ class Record:
         """Give the record as plain objects."""
         return asdict(self)
 
-    def matches(self, cubin: Path) -> bool:
-        """Whether the file at `cubin` is the recorded one, to the byte."""
-        try:
-            content = cubin.read_bytes()
-        except OSError:
-            return False
+    def matches(self, content: bytes) -> bool:
+        """Whether these bytes are the recorded cubin."""
         return (
             content.startswith(_ELF)
             and len(content) == self.size_bytes
             and hashlib.sha256(content).hexdigest() == self.sha256
         )
+
+    def matches_file(self, cubin: Path) -> bool:
+        """Whether the file at `cubin` is the recorded one, to the byte."""
+        try:
+            return self.matches(cubin.read_bytes())
+        except OSError:
+            return False
 
 
 @cache
@@ -115,23 +123,28 @@ def _temporary_directory() -> tempfile.TemporaryDirectory[str]:
 
 
 def publish(compiled: Compiled, compiler: str, cubin: Path) -> Record:
-    """Write a cubin and its record so that no reader ever sees half of either.
+    """Write a cubin so that no reader ever sees half of it.
 
-    The record goes last: without it, or with one that does not match, the cubin is not used.
+    Its record follows it in the same file, where the driver, which reads an ELF file by its
+    headers, does not look: two files could be of two different writers.
     """
     record = Record.of(compiled, compiler)
-    write_whole(cubin, compiled.cubin)
-    write_whole(_record_path(cubin), json.dumps(record.to_json(), indent=1).encode())
+    described = json.dumps(record.to_json()).encode()
+    write_whole(cubin, compiled.cubin + described + _TRAILER.pack(len(described), _MAGIC))
     return record
 
 
 def read_record(cubin: Path) -> Record | None:
-    """Read the record of a published cubin; None unless both are there and agree."""
+    """Read the record of a published cubin; None unless the file is whole."""
     try:
-        record = Record.from_json(json.loads(_record_path(cubin).read_text("utf-8")))
-    except (OSError, ValueError, TypeError, KeyError):
+        content = cubin.read_bytes()
+        length, magic = _TRAILER.unpack(content[-_TRAILER.size :])
+        end = len(content) - _TRAILER.size
+        record = Record.from_json(json.loads(content[end - length : end]))
+    except (OSError, ValueError, TypeError, KeyError, struct.error):
         return None
-    return record if record.matches(cubin) else None
+    is_whole = magic == _MAGIC and record.matches(content[: end - length])
+    return record if is_whole else None
 
 
 @contextmanager
@@ -152,10 +165,6 @@ def lock(cubin: Path) -> Iterator[None]:
         yield
     finally:
         held.release()
-
-
-def _record_path(cubin: Path) -> Path:
-    return cubin.with_suffix(".json")
 
 
 def write_whole(path: Path, content: bytes) -> None:

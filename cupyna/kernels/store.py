@@ -96,7 +96,7 @@ class Store:
         if shipped is None:
             return read_record(self.path(variant, arch))
         record = Record.from_json(self.index["cubins"][shipped])
-        return record if record.matches(self.shipped / shipped) else None
+        return record if record.matches_file(self.shipped / shipped) else None
 
     def ensure(
         self, variant: Variant, arch: str, compute_capability: tuple[int, int] | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import subprocess
 import sys
 import time
@@ -68,26 +67,24 @@ def test_everything_that_decides_the_content_is_in_the_name(tiny: Variant) -> No
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda cubin, record: cubin.write_bytes(b""),
-        lambda cubin, record: cubin.write_bytes(cubin.read_bytes()[:-7]),
-        lambda cubin, record: cubin.write_bytes(b"text" + cubin.read_bytes()[4:]),
-        lambda cubin, record: cubin.write_bytes(cubin.read_bytes()[:-1] + b"\0"),
-        lambda cubin, record: cubin.unlink(),
-        lambda cubin, record: record.unlink(),
-        lambda cubin, record: record.write_text('{"sha256": '),
-        lambda cubin, record: record.write_text("{}"),
-        lambda cubin, record: record.write_text("[]"),
+        lambda cubin: cubin.write_bytes(b""),
+        lambda cubin: cubin.write_bytes(cubin.read_bytes()[:-7]),
+        lambda cubin: cubin.write_bytes(cubin.read_bytes()[:200]),
+        lambda cubin: cubin.write_bytes(b"text" + cubin.read_bytes()[4:]),
+        lambda cubin: cubin.write_bytes(flipped(cubin.read_bytes(), 100)),
+        lambda cubin: cubin.write_bytes(flipped(cubin.read_bytes(), -40)),
+        lambda cubin: cubin.write_bytes(flipped(cubin.read_bytes(), -12)),
+        lambda cubin: cubin.unlink(),
     ],
     ids=[
         "empty",
         "cut",
+        "cut in the kernel",
         "not ELF",
-        "one byte",
+        "one byte of the kernel",
+        "one byte of the record",
+        "another length",
         "gone",
-        "no record",
-        "half a record",
-        "empty record",
-        "other record",
     ],
 )
 def test_a_damaged_cache_file_is_compiled_again(
@@ -96,12 +93,18 @@ def test_a_damaged_cache_file_is_compiled_again(
     assert callable(damage)
     cubin = store.ensure(tiny, "sm_80")
     whole = cubin.read_bytes()
-    damage(cubin, cubin.with_suffix(".json"))
+    damage(cubin)
     assert read_record(cubin) is None
     assert fresh(store).ensure(tiny, "sm_80") == cubin
     assert cubin.read_bytes() == whole
     assert read_record(cubin) is not None
     assert counting.count == 2
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    changed = bytearray(content)
+    changed[at] ^= 0xFF
+    return bytes(changed)
 
 
 def test_an_interrupted_write_leaves_nothing(
@@ -295,11 +298,13 @@ def test_of_sixteen_processes_one_compiles(
     assert len(list((tmp_path / "cache").glob("*.cubin"))) == 1
 
 
-def test_no_cached_file_is_private_to_its_writer(store: Store, tiny: Variant) -> None:
+def test_a_key_is_one_file_that_others_can_read(store: Store, tiny: Variant) -> None:
     cubin = store.ensure(tiny, "sm_80")
-    for path in (cubin, cubin.with_suffix(".json")):
-        assert path.stat().st_mode & 0o444 == 0o444
-    assert json.loads(cubin.with_suffix(".json").read_text())["size_bytes"] == cubin.stat().st_size
+    assert cubin.stat().st_mode & 0o444 == 0o444
+    assert {path.suffix for path in store.cache.iterdir()} == {".cubin", ".lock"}
+    record = read_record(cubin)
+    assert record is not None
+    assert record.matches(cubin.read_bytes()[: record.size_bytes])
 
 
 def test_finding_a_cubin_that_is_there_warns_of_nothing(store: Store, tiny: Variant) -> None:
