@@ -61,11 +61,11 @@ class DlpackLibrary:
         return self._carriers(device).empty(shape, dtype, device)
 
     def hand_back(self, carrier: Any, like: Any) -> Any:
-        try:
-            return self.namespace.from_dlpack(carrier)
-        except (AttributeError, BufferError, RuntimeError, TypeError):
-            # NumPy exports no bfloat16 by DLPack: the library copies the array instead.
+        if isinstance(carrier, np.ndarray):
+            # A copy: NumPy exports no bfloat16, and a JAX process that holds NumPy's memory by
+            # DLPack may wait at its exit for ever.
             return self.namespace.asarray(carrier)
+        return self.namespace.from_dlpack(carrier)
 
     def stream(self, device: Device) -> int:
         return self._carriers(device).stream(device)
