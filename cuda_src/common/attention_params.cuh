@@ -5,11 +5,11 @@
 
 namespace cupyna {
 
-// Extents of a query tile and a key tile along one axis. Query tiles are powers of two.
+// Extents of a tile of rows and of one of columns along one axis. Those of rows are powers of two.
 struct TileAxis {
-  int q_extent_log2;
-  int kv_extent;
-  int q_tiles;
+  int row_extent_log2;
+  int column_extent;
+  int row_tiles;
 };
 
 struct AttentionParams {
@@ -22,6 +22,13 @@ struct AttentionParams {
   float scale;          // of the scores, never negative: a sign is carried by the queries
   unsigned query_keep;  // bits of two packed queries that are kept
   unsigned query_flip;  // and those that are inverted: the sign
+};
+
+// Backward reads all of forward's arrays; `scale` keeps its sign.
+struct GradientParams : AttentionParams {
+  Array dout, dlse, dq, dk, dv;
+  Array
+      statistics;  // one Statistics for each query: the gradient of queries leaves it for the next
 };
 
 }  // namespace cupyna

@@ -31,6 +31,12 @@ __device__ __forceinline__ void copy_async_16(unsigned target, const void* sourc
                : "memory");
 }
 
+// 8 bytes, in the same way.
+__device__ __forceinline__ void copy_async_8(unsigned target, const void* source, int bytes) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(target), "l"(source), "r"(bytes)
+               : "memory");
+}
+
 __device__ __forceinline__ void copy_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

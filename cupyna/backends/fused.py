@@ -1,22 +1,28 @@
-"""Host side of the fused CUDA method: one kernel, no weights in memory.
+"""Host side of the fused CUDA method: no weights in memory.
 
-The portable family runs on tensor cores of every GPU since Ampere (mma.sync, cp.async). It computes
-forward in float16 and bfloat16.
+The portable family runs on tensor cores of every GPU since Ampere (mma.sync, cp.async), in float16
+and bfloat16. Forward is one kernel; backward is one for the gradients of the queries and one for
+those of keys and values.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ..arrays import DeviceArray
 from ..execution import Choice, Execution
 from ..problem import DeviceSpec, Method, Operation, Problem
-from ..tiles import TilePlan
+
+if TYPE_CHECKING:
+    from ..kernels.heuristics import FusedChoice
 
 __all__ = ["CudaFused"]
 
 _DTYPES = ("float16", "bfloat16")
-_MOST_CHANNELS = 256
+_MOST_CHANNELS = {"forward": 256, "backward": 128}
 _MOST_BATCHES = 65535
 
 
@@ -31,11 +37,11 @@ class CudaFused:
     ) -> tuple[str, ...]:
         from ..kernels.variant import SERVED, architectures_on
 
+        if operation not in ("forward", "backward"):
+            return ("stores no weights: 'naive' does",)
         reasons = []
-        if operation == "backward":
-            reasons.append("has no backward kernels in this version")
-        elif operation != "forward":
-            reasons.append("stores no weights: 'naive' does")
+        if operation == "backward" and problem.has_bias:
+            reasons.append("has no gradient of a bias")
         if not architectures_on(device.compute_capability):
             major, minor = device.compute_capability
             reasons.append(f"needs compute capability {SERVED}, {device.name} has {major}.{minor}")
@@ -44,9 +50,10 @@ class CudaFused:
         if problem.dtype not in _DTYPES:
             reasons.append(f"computes in {' and '.join(_DTYPES)}, not in {problem.dtype}")
         for name, channels in (("head_dim", problem.head_dim), ("value_dim", problem.value_dim)):
-            if channels % 8 or channels > _MOST_CHANNELS:
+            most = _MOST_CHANNELS[operation]
+            if channels % 8 or channels > most:
                 reasons.append(
-                    f"needs a {name} that is a multiple of 8 up to {_MOST_CHANNELS}, got {channels}"
+                    f"needs a {name} that is a multiple of 8 up to {most}, got {channels}"
                 )
         if problem.batch > _MOST_BATCHES or problem.heads > _MOST_BATCHES:
             reasons.append(
@@ -56,19 +63,21 @@ class CudaFused:
         return tuple(reasons)
 
     def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
-        from ..kernels.heuristics import fused_forward_choice
-
-        chosen = fused_forward_choice(problem, device)
-        plan = TilePlan.of(problem, chosen.q_tile, chosen.kv_tile)
+        passes = _passes(problem, operation, device)
+        counts = [chosen.plan(problem).counts for chosen in passes]
         planes = problem.batch * problem.heads
+        computed = sum(count.computed_products for count in counts)
+        dense = sum(count.dense_products for count in counts) / computed
+        backward = len(passes) > 1
         return Choice(
-            kernel=chosen.shape.variant(problem.dtype).symbol,
-            q_tile=chosen.q_tile,
-            kv_tile=chosen.kv_tile,
-            useful_products=plan.counts.useful_products * planes,
-            computed_products=plan.counts.computed_products * planes,
-            time_us=chosen.time_us,
-            notes=(f"{plan.counts.dense_share:.0%} without a mask",),
+            kernel=" + ".join(chosen.shape.variant(problem.dtype).symbol for chosen in passes),
+            q_tile=passes[0].row_tile,
+            kv_tile=passes[0].column_tile,
+            useful_products=sum(count.useful_products for count in counts) * planes,
+            computed_products=computed * planes,
+            workspace_bytes=8 * planes * math.prod(problem.spatial) if backward else 0,
+            time_us=sum(chosen.time_us for chosen in passes),
+            notes=(f"{dense:.0%} without a mask",),
         )
 
     def forward(
@@ -83,30 +92,75 @@ class CudaFused:
         out: DeviceArray,
         lse: DeviceArray | None,
     ) -> None:
-        from ..kernels.attention_params import axis_tiles, pack_attention
-        from ..kernels.heuristics import fused_forward_choice
-        from ..kernels.launch import launch
-        from ..kernels.loader import load
+        from ..kernels.attention_params import pack_attention
 
-        chosen = fused_forward_choice(problem, execution.device)
-        variant = chosen.shape.variant(problem.dtype)
-        params = pack_attention(
-            problem, scale, chosen.q_tile, chosen.kv_tile, q, k, v, bias, out, lse
-        )
-        tiles = math.prod(
-            axis_tiles(length, dilation, extent)
-            for length, dilation, extent in zip(
-                problem.spatial, problem.dilation, chosen.q_tile, strict=True
-            )
-        )
-        launch(
-            load(variant, execution.device.index),
-            (tiles, problem.heads, problem.batch),
-            (variant.threads,),
-            variant.smem_bytes,
-            execution.stream,
-            params,
-        )
+        for chosen in _passes(problem, "forward", execution.device):
+            tiles = chosen.row_tile, chosen.column_tile
+            params = pack_attention(problem, scale, *tiles, q, k, v, bias, out, lse)
+            _launch(problem, chosen, execution, params)
 
-    def backward(self, *arrays: object) -> None:
-        raise AssertionError("refused: no backward kernels")
+    def backward(
+        self,
+        problem: Problem,
+        scale: float,
+        execution: Execution,
+        dout: DeviceArray,
+        q: DeviceArray,
+        k: DeviceArray,
+        v: DeviceArray,
+        bias: DeviceArray | None,
+        out: DeviceArray,
+        lse: DeviceArray,
+        dlse: DeviceArray | None,
+        dq: DeviceArray,
+        dk: DeviceArray,
+        dv: DeviceArray,
+        dbias: DeviceArray | None,
+    ) -> None:
+        from ..kernels.attention_params import Gradients, pack_gradient
+
+        queries = problem.batch * problem.heads * math.prod(problem.spatial)
+        statistics = execution.empty((queries, 2), "float32")
+        gradients = Gradients(dout, dlse, dq, dk, dv, statistics.pointer)
+        for chosen in _passes(problem, "backward", execution.device):
+            tiles = chosen.row_tile, chosen.column_tile
+            params = pack_gradient(problem, scale, *tiles, q, k, v, bias, out, lse, gradients)
+            _launch(problem, chosen, execution, params)
+
+
+def _passes(problem: Problem, operation: Operation, device: DeviceSpec) -> tuple[FusedChoice, ...]:
+    """The kernels of an operation, in the order of their launches."""
+    from ..kernels.heuristics import fused_forward_choice, fused_gradient_choice
+
+    if operation == "forward":
+        return (fused_forward_choice(problem, device),)
+    # The pass over queries leaves their statistics for the pass over keys.
+    return (
+        fused_gradient_choice(problem, device, "query"),
+        fused_gradient_choice(problem, device, "key"),
+    )
+
+
+def _launch(
+    problem: Problem, chosen: FusedChoice, execution: Execution, params: np.ndarray
+) -> None:
+    from ..kernels.attention_params import axis_tiles
+    from ..kernels.launch import launch
+    from ..kernels.loader import load
+
+    variant = chosen.shape.variant(problem.dtype)
+    tiles = math.prod(
+        axis_tiles(length, dilation, extent)
+        for length, dilation, extent in zip(
+            problem.spatial, problem.dilation, chosen.row_tile, strict=True
+        )
+    )
+    heads = problem.heads if chosen.shape.side == "query" else problem.kv_heads
+    launch(
+        load(variant, execution.device.index),
+        (tiles, heads, problem.batch),
+        (variant.threads,),
+        variant.smem_bytes,
+        execution.stream,
+        params,
+    )

@@ -1,8 +1,9 @@
-"""The mirror of ``struct AttentionParams``: the one argument of the fused kernels."""
+"""The mirrors of ``AttentionParams`` and ``GradientParams``: the argument of the fused kernels."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,35 +11,68 @@ import numpy as np
 from cupyna.arrays.device_array import DeviceArray
 from cupyna.problem import Problem
 
-from .params import ARRAY, AXES, AXIS, axis_fields, bias_fields, row_fields, statistic_fields
+from .params import (
+    ARRAY,
+    AXES,
+    AXIS,
+    ArrayFields,
+    array_fields,
+    axis_fields,
+    bias_fields,
+    row_fields,
+    statistic_fields,
+)
 
-__all__ = ["ATTENTION_PARAMS", "pack_attention"]
+__all__ = ["ATTENTION_PARAMS", "GRADIENT_PARAMS", "Gradients", "pack_attention", "pack_gradient"]
 
 TILE = np.dtype(
-    [(name, np.int32) for name in ("q_extent_log2", "kv_extent", "q_tiles")], align=True
+    [(name, np.int32) for name in ("row_extent_log2", "column_extent", "row_tiles")], align=True
 )
 
-ATTENTION_PARAMS = np.dtype(
-    [
-        *((name, ARRAY) for name in ("q", "k", "v", "out", "lse", "bias")),
-        ("axis", AXIS, AXES),
-        ("tile", TILE, AXES),
-        ("head_group", np.int32),
-        ("head_dim", np.int32),
-        ("value_dim", np.int32),
-        ("scale", np.float32),
-        ("query_keep", np.uint32),
-        ("query_flip", np.uint32),
-    ],
-    align=True,
+_ATTENTION_FIELDS: list[Any] = [
+    *((name, ARRAY) for name in ("q", "k", "v", "out", "lse", "bias")),
+    ("axis", AXIS, AXES),
+    ("tile", TILE, AXES),
+    ("head_group", np.int32),
+    ("head_dim", np.int32),
+    ("value_dim", np.int32),
+    ("scale", np.float32),
+    ("query_keep", np.uint32),
+    ("query_flip", np.uint32),
+]
+_GRADIENTS = ("dout", "dlse", "dq", "dk", "dv", "statistics")
+
+ATTENTION_PARAMS = np.dtype(_ATTENTION_FIELDS, align=True)
+GRADIENT_PARAMS = np.dtype(
+    [*_ATTENTION_FIELDS, *((name, ARRAY) for name in _GRADIENTS)], align=True
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """What backward has beside forward's arrays.
+
+    Parameters
+    ----------
+    dout, dq, dk, dv : DeviceArray
+    dlse : DeviceArray or None
+    statistics : int
+        Pointer to two float32 numbers for each query, ``[batch, heads, tokens, 2]``.
+    """
+
+    dout: DeviceArray
+    dlse: DeviceArray | None
+    dq: DeviceArray
+    dk: DeviceArray
+    dv: DeviceArray
+    statistics: int
 
 
 def pack_attention(
     problem: Problem,
     scale: float,
-    q_tile: tuple[int, ...],
-    kv_tile: tuple[int, ...],
+    row_tile: tuple[int, ...],
+    column_tile: tuple[int, ...],
     q: DeviceArray,
     k: DeviceArray,
     v: DeviceArray,
@@ -47,20 +81,61 @@ def pack_attention(
     lse: DeviceArray | None,
 ) -> np.ndarray[Any, Any]:
     """One launch of forward; tiles have one extent for each spatial axis."""
-    padding = AXES - problem.rank
-    tiles = [(0, 1, 1)] * padding + [
-        (extent.bit_length() - 1, kv_extent, axis_tiles(length, dilation, extent))
-        for extent, kv_extent, length, dilation in zip(
-            q_tile, kv_tile, problem.spatial, problem.dilation, strict=True
-        )
-    ]
     # Scores grow with a positive factor, so a running maximum needs no scale: the sign of the
     # scale goes into the queries, and a scale of zero clears them.
     record = (
-        row_fields(q),
-        row_fields(k),
-        row_fields(v),
-        row_fields(out),
+        *_common(problem, row_tile, column_tile, (q, k, v, out), lse, bias),
+        abs(scale) if scale else 1.0,
+        0xFFFFFFFF if scale else 0,
+        0x80008000 if math.copysign(1.0, scale) < 0 and scale else 0,
+    )
+    return np.array([record], ATTENTION_PARAMS)
+
+
+def pack_gradient(
+    problem: Problem,
+    scale: float,
+    row_tile: tuple[int, ...],
+    column_tile: tuple[int, ...],
+    q: DeviceArray,
+    k: DeviceArray,
+    v: DeviceArray,
+    bias: DeviceArray | None,
+    out: DeviceArray,
+    lse: DeviceArray,
+    gradients: Gradients,
+) -> np.ndarray[Any, Any]:
+    """One launch of backward, for the gradients of one side."""
+    record = (
+        *_common(problem, row_tile, column_tile, (q, k, v, out), lse, bias),
+        scale,
+        0xFFFFFFFF,
+        0,
+        row_fields(gradients.dout),
+        statistic_fields(gradients.dlse),
+        *(row_fields(array) for array in (gradients.dq, gradients.dk, gradients.dv)),
+        _statistics_fields(problem, gradients.statistics),
+    )
+    return np.array([record], GRADIENT_PARAMS)
+
+
+def _common(
+    problem: Problem,
+    row_tile: tuple[int, ...],
+    column_tile: tuple[int, ...],
+    arrays: tuple[DeviceArray, ...],
+    lse: DeviceArray | None,
+    bias: DeviceArray | None,
+) -> tuple[Any, ...]:
+    padding = AXES - problem.rank
+    tiles = [(0, 1, 1)] * padding + [
+        (extent.bit_length() - 1, column_extent, axis_tiles(length, dilation, extent))
+        for extent, column_extent, length, dilation in zip(
+            row_tile, column_tile, problem.spatial, problem.dilation, strict=True
+        )
+    ]
+    return (
+        *(row_fields(array) for array in arrays),
         statistic_fields(lse),
         bias_fields(bias),
         list(axis_fields(problem)),  # a list fills a field of several records
@@ -68,11 +143,16 @@ def pack_attention(
         problem.head_group,
         problem.head_dim,
         problem.value_dim,
-        abs(scale) if scale else 1.0,
-        0xFFFFFFFF if scale else 0,
-        0x80008000 if math.copysign(1.0, scale) < 0 and scale else 0,
     )
-    return np.array([record], ATTENTION_PARAMS)
+
+
+def _statistics_fields(problem: Problem, pointer: int) -> ArrayFields:
+    """Tokens of one head side by side: what a block reads lies together."""
+    strides = [1]
+    for length in reversed(problem.spatial):
+        strides.append(strides[-1] * length)
+    head = strides.pop()
+    return array_fields(pointer, head * problem.heads, strides[::-1], head, 0)
 
 
 def axis_tiles(length: int, dilation: int, extent: int) -> int:

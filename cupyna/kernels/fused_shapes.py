@@ -1,18 +1,26 @@
-"""The compiled shapes of the fused kernels: rows, keys and channels of one block's tiles."""
+"""The compiled shapes of the fused kernels: rows, columns and channels of one block's tiles.
+
+Rows are the tokens that a block keeps, columns those that it walks over: queries and keys in
+forward and for the gradient of the queries, keys and queries for those of keys and values.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from cupyna.tiles import Side
 
 from .variant import Variant
 
-__all__ = ["FORWARD_SHAPES", "FusedShape"]
+__all__ = ["FORWARD_SHAPES", "GRADIENT_SHAPES", "FusedShape"]
 
-# Bytes of the tables beside the tiles: of one row, one key column, one warp, and one block.
+# Bytes of the tables beside the tiles: of one row, one column, one warp, and one block.
 _ROW_TABLE_BYTES = 24
 _COLUMN_TABLE_BYTES = 4 + 16
 _WARP_TABLE_BYTES = 48
 _BLOCK_TABLE_BYTES = 3 * (28 + 16)
+_STATISTICS_BYTES = 8  # of one query
 _STAGES = 2
 
 
@@ -22,64 +30,93 @@ class FusedShape:
 
     Parameters
     ----------
+    direction : {"forward", "gradient"}
+    side : {"query", "key"}
+        What rows are. Forward has rows of queries.
     head_dim : int
         Most channels of queries, keys and values.
     row_tiles : int
-        Tiles of 16 query rows that one warp owns.
+        Tiles of 16 rows that one warp owns.
     warps : int
-    keys : int
-        Keys of one tile.
+    columns : int
+        Columns of one tile.
     blocks : int
         Blocks that one multiprocessor holds; bounds the registers of a thread.
     """
 
+    direction: Literal["forward", "gradient"]
+    side: Side
     head_dim: int
     row_tiles: int
     warps: int
-    keys: int
+    columns: int
     blocks: int = 2
 
     @property
     def warp_rows(self) -> int:
-        """Query rows of one warp."""
+        """Rows of one warp."""
         return 16 * self.row_tiles
 
     @property
     def rows(self) -> int:
-        """Query rows of one block."""
+        """Rows of one block."""
         return self.warp_rows * self.warps
 
     @property
     def smem_bytes(self) -> int:
-        """Shared memory of one block: queries, two stages of keys and values, and tables."""
-        tiles = (self.rows + 2 * _STAGES * self.keys) * self.head_dim * 2
-        tables = self.rows * _ROW_TABLE_BYTES + self.keys * _COLUMN_TABLE_BYTES
-        return tiles + tables + self.warps * _WARP_TABLE_BYTES + _BLOCK_TABLE_BYTES + 12
+        """Shared memory of one block: rows, two stages of columns, and tables."""
+        row_arrays = 1 if self.direction == "forward" else 2
+        tiles = (row_arrays * self.rows + 2 * _STAGES * self.columns) * self.head_dim * 2
+        tables = self.rows * _ROW_TABLE_BYTES + self.columns * _COLUMN_TABLE_BYTES
+        return tiles + tables + self.warps * _WARP_TABLE_BYTES + _BLOCK_TABLE_BYTES + self._queries
+
+    @property
+    def _queries(self) -> int:
+        """Bytes of what backward knows of each query, rounded up to whole words."""
+        if self.direction == "forward":
+            queries = 1
+        else:
+            queries = self.rows if self.side == "query" else _STAGES * self.columns
+        return queries * _STATISTICS_BYTES + 4
 
     def variant(self, dtype: str) -> Variant:
         """The manifest's row for inputs of a dtype."""
+        tile = (
+            ("HEAD_DIM", self.head_dim),
+            ("ROW_TILES", self.row_tiles),
+            ("COLUMNS", self.columns),
+            ("BLOCKS", self.blocks),
+        )
+        side = (("SIDE", int(self.side == "key")),) if self.direction == "gradient" else ()
         return Variant(
-            "fused_forward_sm80",
+            f"fused_{self.direction}_sm80",
             dtype,
             0,
             threads=32 * self.warps,
             smem_bytes=self.smem_bytes,
-            defines=(
-                ("HEAD_DIM", self.head_dim),
-                ("ROW_TILES", self.row_tiles),
-                ("KEYS", self.keys),
-                ("BLOCKS", self.blocks),
-            ),
+            defines=(*side, *tile),
         )
 
 
-# Two row tiles halve the reads of keys and values from shared memory; one leaves registers for more
+# Two row tiles halve the reads of columns from shared memory; one leaves registers for more
 # channels, and wastes less on small windows.
 FORWARD_SHAPES = (
-    FusedShape(32, row_tiles=1, warps=4, keys=64, blocks=3),
-    FusedShape(64, row_tiles=1, warps=4, keys=64),
-    FusedShape(64, row_tiles=2, warps=4, keys=64),
-    FusedShape(128, row_tiles=1, warps=4, keys=64),
-    FusedShape(128, row_tiles=2, warps=4, keys=32),
-    FusedShape(256, row_tiles=1, warps=4, keys=32),
+    FusedShape("forward", "query", 32, row_tiles=1, warps=4, columns=64, blocks=3),
+    FusedShape("forward", "query", 64, row_tiles=1, warps=4, columns=64),
+    FusedShape("forward", "query", 64, row_tiles=2, warps=4, columns=64),
+    FusedShape("forward", "query", 128, row_tiles=1, warps=4, columns=64),
+    FusedShape("forward", "query", 128, row_tiles=2, warps=4, columns=32),
+    FusedShape("forward", "query", 256, row_tiles=1, warps=4, columns=32),
+)
+
+GRADIENT_SHAPES = (
+    FusedShape("gradient", "query", 32, row_tiles=1, warps=4, columns=64, blocks=3),
+    FusedShape("gradient", "query", 64, row_tiles=1, warps=4, columns=64),
+    FusedShape("gradient", "query", 64, row_tiles=2, warps=4, columns=32),
+    FusedShape("gradient", "query", 128, row_tiles=1, warps=4, columns=64),
+    FusedShape("gradient", "query", 128, row_tiles=1, warps=4, columns=32),
+    FusedShape("gradient", "key", 32, row_tiles=1, warps=4, columns=64),
+    FusedShape("gradient", "key", 64, row_tiles=1, warps=4, columns=64),
+    FusedShape("gradient", "key", 64, row_tiles=2, warps=4, columns=32),
+    FusedShape("gradient", "key", 128, row_tiles=1, warps=4, columns=32),
 )

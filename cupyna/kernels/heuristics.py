@@ -7,29 +7,33 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from cupyna.problem import DeviceSpec, Problem
-from cupyna.tiles import TilePlan
+from cupyna.tiles import Side, TilePlan
 
-from .fused_shapes import FORWARD_SHAPES, FusedShape
+from .fused_shapes import FORWARD_SHAPES, GRADIENT_SHAPES, FusedShape
 
-__all__ = ["FusedChoice", "fused_forward_choice"]
+__all__ = ["FusedChoice", "fused_forward_choice", "fused_gradient_choice"]
 
-# Clocks of one multiprocessor: per product and channel, per product of softmax and of mask, per 16
-# bytes copied into shared memory, per key tile and per query tile for all the rest. Fitted to 69
-# tilings of 11 problems measured on an H200, with a root-mean-square error of 16 %.
-_MULTIPLY = 2.0e-3
+# Clocks of one multiprocessor: per multiplication of a pair's channel, per pair of softmax and of
+# mask, per 16 bytes copied into shared memory, per column tile and per row tile for all the rest.
+# Fitted to 69 tilings of 11 forward problems measured on an H200, with a root-mean-square error of
+# 16 %.
+_MULTIPLY = 1.0e-3
 _SOFTMAX = 0.058
 _MASK = 0.217
 _COPY = 0.245
-_KEY_TILE = 323.0
+_COLUMN_TILE = 323.0
 _TILE = 1880.0
 _CLOCKS_PER_US = 1700.0
 
-_KEY_EXTENTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 64)
+# Matrix products of each pair of tokens.
+_MULTIPLICATIONS = {("forward", "query"): 2, ("gradient", "query"): 3, ("gradient", "key"): 4}
+
+_COLUMN_EXTENTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,50 +44,70 @@ class FusedChoice:
     ----------
     shape : FusedShape
         The variant.
-    q_tile, kv_tile : tuple of int
-        Extents along each axis.
+    row_tile, column_tile : tuple of int
+        Extents along each axis: of queries and keys, or the reverse where rows are keys.
     time_us : float
         Expected time.
     """
 
     shape: FusedShape
-    q_tile: tuple[int, ...]
-    kv_tile: tuple[int, ...]
+    row_tile: tuple[int, ...]
+    column_tile: tuple[int, ...]
     time_us: float
+
+    def plan(self, problem: Problem) -> TilePlan:
+        """The walk of every block."""
+        return TilePlan(problem.axes, self.row_tile, self.column_tile, self.shape.side)
 
 
 @lru_cache(maxsize=1024)
 def fused_forward_choice(problem: Problem, device: DeviceSpec) -> FusedChoice:
-    """The cheapest variant and tiles for a problem.
+    """The cheapest variant and tiles of forward.
 
     Raises
     ------
     ValueError
         If no compiled shape has enough channels.
     """
+    return _cheapest(problem, device, FORWARD_SHAPES)
+
+
+@lru_cache(maxsize=1024)
+def fused_gradient_choice(problem: Problem, device: DeviceSpec, side: Side) -> FusedChoice:
+    """The cheapest variant and tiles for the gradients of one side.
+
+    Raises
+    ------
+    ValueError
+        If no compiled shape has enough channels.
+    """
+    return _cheapest(problem, device, [s for s in GRADIENT_SHAPES if s.side == side])
+
+
+def _cheapest(problem: Problem, device: DeviceSpec, shapes: Sequence[FusedShape]) -> FusedChoice:
     channels = max(problem.head_dim, problem.value_dim)
     fitting = [
         shape
-        for shape in FORWARD_SHAPES
+        for shape in shapes
         if shape.head_dim >= channels and shape.smem_bytes <= device.smem_bytes
     ]
     if not fitting:
         raise ValueError(f"no fused kernel has {channels} channels")
     least = min(shape.head_dim for shape in fitting)
     choices = (
-        FusedChoice(shape, q_tile, kv_tile, _time_us(problem, device, shape, q_tile, kv_tile))
+        FusedChoice(shape, rows, columns, _time_us(problem, device, shape, rows, columns))
         for shape in fitting
         if shape.head_dim == least
-        for q_tile in _query_tiles(problem, shape.rows)
-        for kv_tile in _key_tiles(problem, q_tile, shape.keys)
+        for rows in _row_tiles(problem, shape.rows)
+        for columns in _column_tiles(problem, rows, shape)
     )
     return min(choices, key=lambda choice: choice.time_us)
 
 
-def warp_tile(q_tile: tuple[int, ...], rows: int) -> tuple[int, ...]:
-    """The box of a query tile's first `rows` rows, the last axis fastest."""
+def warp_tile(row_tile: tuple[int, ...], rows: int) -> tuple[int, ...]:
+    """The box of a tile's first `rows` rows, the last axis fastest."""
     extents = []
-    for extent in reversed(q_tile):
+    for extent in reversed(row_tile):
         extents.append(min(extent, rows))
         rows //= extents[-1]
     return tuple(reversed(extents))
@@ -93,30 +117,34 @@ def _time_us(
     problem: Problem,
     device: DeviceSpec,
     shape: FusedShape,
-    q_tile: tuple[int, ...],
-    kv_tile: tuple[int, ...],
+    row_tile: tuple[int, ...],
+    column_tile: tuple[int, ...],
 ) -> float:
-    block = TilePlan(problem.axes, q_tile, kv_tile).counts
+    block = TilePlan(problem.axes, row_tile, column_tile, shape.side).counts
     # Warps skip and mask by their own rows.
-    warp = TilePlan(problem.axes, warp_tile(q_tile, shape.warp_rows), kv_tile).counts
-    padding = shape.keys / math.prod(kv_tile)
+    warp_rows = warp_tile(row_tile, shape.warp_rows)
+    warp = TilePlan(problem.axes, warp_rows, column_tile, shape.side).counts
+    padding = shape.columns / math.prod(column_tile)
     products = warp.computed_products * padding
     is_whole = padding == 1 and not problem.has_bias
     masked = products - (warp.dense_products if is_whole else 0)
-    chunks = block.box_tiles * shape.keys * shape.head_dim / 8 * 2
-    clocks = (
-        products * (shape.head_dim * _MULTIPLY + _SOFTMAX)
+    chunks = block.box_tiles * shape.columns * shape.head_dim / 8 * 2
+    multiplications = _MULTIPLICATIONS[shape.direction, shape.side]
+    # Keys meet the queries of every head that reads theirs.
+    clocks_of_heads = problem.heads * (
+        products * (multiplications * shape.head_dim * _MULTIPLY + _SOFTMAX)
         + masked * _MASK
         + chunks * _COPY
-        + block.box_tiles * _KEY_TILE
-        + block.tiles * _TILE
+        + block.box_tiles * _COLUMN_TILE
     )
-    planes = problem.batch * problem.heads
-    waves = max(1.0, device.processors / max(1, planes * block.tiles))
-    return clocks * planes * waves / device.processors / _CLOCKS_PER_US
+    row_heads = problem.heads if shape.side == "query" else problem.kv_heads
+    clocks = problem.batch * (clocks_of_heads + row_heads * block.tiles * _TILE)
+    blocks = problem.batch * row_heads * block.tiles
+    waves = max(1.0, device.processors / max(1, blocks))
+    return clocks * waves / device.processors / _CLOCKS_PER_US
 
 
-def _query_tiles(problem: Problem, rows: int) -> list[tuple[int, ...]]:
+def _row_tiles(problem: Problem, rows: int) -> list[tuple[int, ...]]:
     """Powers of two whose product is `rows`, none twice as long as its axis if that can be."""
     powers = [1 << i for i in range(rows.bit_length())]
     tiles = [t for t in itertools.product(powers, repeat=problem.rank) if math.prod(t) == rows]
@@ -129,12 +157,15 @@ def _query_tiles(problem: Problem, rows: int) -> list[tuple[int, ...]]:
     return fitting or tiles
 
 
-def _key_tiles(problem: Problem, q_tile: tuple[int, ...], keys: int) -> Iterator[tuple[int, ...]]:
-    """Extents whose product fills at least three quarters of `keys`, if the box allows it."""
-    box = TilePlan(problem.axes, q_tile, q_tile).largest_box
+def _column_tiles(
+    problem: Problem, row_tile: tuple[int, ...], shape: FusedShape
+) -> Iterator[tuple[int, ...]]:
+    """Extents whose product fills at least three quarters of the columns, if the box allows it."""
+    box = TilePlan(problem.axes, row_tile, row_tile, shape.side).largest_box
     along = [
-        sorted({e for e in (*_KEY_EXTENTS, extent) if e <= min(extent, keys)}) for extent in box
+        sorted({e for e in (*_COLUMN_EXTENTS, extent) if e <= min(extent, shape.columns)})
+        for extent in box
     ]
-    tiles = [t for t in itertools.product(*along) if math.prod(t) <= keys]
+    tiles = [t for t in itertools.product(*along) if math.prod(t) <= shape.columns]
     most = max(math.prod(tile) for tile in tiles)
     return (tile for tile in tiles if math.prod(tile) * 4 >= most * 3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from .fused_shapes import FORWARD_SHAPES
+from .fused_shapes import FORWARD_SHAPES, GRADIENT_SHAPES
 from .variant import ARCHITECTURES, Variant
 
 __all__ = ["VARIANTS", "Target", "Variant", "targets", "variant_of"]
@@ -37,9 +37,9 @@ def _naive() -> Iterator[Variant]:
 
 
 def _fused() -> Iterator[Variant]:
-    """Forward in one pass, on tensor cores."""
+    """Forward in one pass and backward in two, on tensor cores."""
     for dtype in ("float16", "bfloat16"):
-        for shape in FORWARD_SHAPES:
+        for shape in (*FORWARD_SHAPES, *GRADIENT_SHAPES):
             yield shape.variant(dtype)
 
 

@@ -12,6 +12,7 @@ from .expected import (
     expected_forward,
     expected_qk,
     expected_qk_backward,
+    stored_forward,
 )
 from .strategies import Inputs, axes, inputs, problems
 from .tolerance import assert_within_rounding, emulation
@@ -30,4 +31,5 @@ __all__ = [
     "expected_qk_backward",
     "inputs",
     "problems",
+    "stored_forward",
 ]

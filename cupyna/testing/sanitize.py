@@ -132,7 +132,7 @@ def _attend(problem: Problem, method: Method, with_backward: bool) -> None:
         gradients = api.neighborhood_attention_backward(
             dout, q, k, v, *stored, dlse=dlse, **options
         )
-        steps = expected_backward(problem, given, with_dlse=True).values()
+        steps = expected_backward(problem, given, with_dlse=True, weights=weights).values()
         for found, expected in zip(gradients, steps, strict=True):
             expected.check(cupy.asnumpy(found))
 

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 import cupyna
 from cupyna import fused
 from cupyna.problem import Problem
-from cupyna.testing import Inputs, expected_forward, inputs, problems
+from cupyna.testing import (
+    Inputs,
+    expected_backward,
+    expected_forward,
+    inputs,
+    problems,
+    stored_forward,
+)
 from cupyna.testing.cases import small_problems
 
 from .libraries import each_gpu_library, get, guarded, put
@@ -25,7 +32,13 @@ NAMED = {
     if problem.head_dim % 8 == 0 and problem.head_dim <= 256 and problem.value_dim % 8 == 0
 }
 named_problems = pytest.mark.parametrize("problem", NAMED.values(), ids=NAMED.keys())
+GRADIENTS = {
+    name: problem
+    for name, problem in NAMED.items()
+    if problem.head_dim <= 128 and not problem.has_bias
+}
 head_dims = st.sampled_from([8, 16, 24, 32, 40, 64, 72, 128, 160, 256])
+small_head_dims = st.sampled_from([8, 24, 32, 40, 64, 72, 128])
 
 
 def attend(library: str, problem: Problem, given: Inputs) -> tuple[np.ndarray, np.ndarray]:
@@ -45,6 +58,31 @@ def check(library: str, problem: Problem, given: Inputs) -> None:
     expected = expected_forward(problem, given, weights=problem.dtype)
     expected["out"].check(out)
     expected["lse"].check(lse)
+
+
+def differentiate(library: str, problem: Problem, given: Inputs) -> list[np.ndarray]:
+    stored = stored_forward(problem, given)
+    arrays = (given.dout, given.q, given.k, given.v, *stored, given.dlse)
+    *arguments, dlse = (put(library, array) for array in arrays)
+    with guarded(library):
+        gradients = fused.neighborhood_attention_backward(
+            *arguments, problem.kernel_size,
+            stride=problem.stride, dilation=problem.dilation, is_causal=problem.is_causal,
+            scale=given.scale, dlse=dlse,
+        )  # fmt: skip
+    return [get(gradient) for gradient in gradients[:3]]
+
+
+def check_backward(library: str, problem: Problem, given: Inputs) -> None:
+    expected = expected_backward(problem, given, with_dlse=True, weights=problem.dtype)
+    for name, found in zip(("dq", "dk", "dv"), differentiate(library, problem, given), strict=True):
+        expected[name].check(found)
+
+
+@each_gpu_library
+@pytest.mark.parametrize("problem", GRADIENTS.values(), ids=GRADIENTS.keys())
+def test_named_gradients(library: str, problem: Problem) -> None:
+    check_backward(library, problem, inputs(problem))
 
 
 @each_gpu_library
@@ -69,16 +107,33 @@ def test_any_problem(
 
 
 @pytest.mark.gpu
+@given(
+    problem=problems(dtypes=DTYPES, max_tokens=300),
+    channels=st.tuples(small_head_dims, small_head_dims),
+    scale=st.sampled_from([None, 0.0, -0.7, 2.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_any_gradient(
+    problem: Problem, channels: tuple[int, int], scale: float | None, seed: int
+) -> None:
+    head_dim, value_dim = channels
+    problem = replace(problem, head_dim=head_dim, value_dim=value_dim, has_bias=False)
+    given = inputs(problem, seed)
+    check_backward("cupy", problem, given if scale is None else replace(given, scale=scale))
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("seed", range(3))
 def test_every_run_gives_the_same_bits(seed: int) -> None:
     problem = Problem(
         2, (40, 33), 4, 2, 64, 64, "float16", (9, 12), (1, 3), (2, 1), (False, True)
     )  # fmt: skip
     given = inputs(problem, seed)
-    first = attend("cupy", problem, given)
-    for _ in range(100):
-        for a, b in zip(first, attend("cupy", problem, given), strict=True):
-            np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
+    for run in (attend, differentiate):
+        first = run("cupy", problem, given)
+        for _ in range(100):
+            for a, b in zip(first, run("cupy", problem, given), strict=True):
+                np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
 
 
 @pytest.mark.gpu
@@ -110,5 +165,6 @@ def test_what_it_cannot_do_is_refused_with_reasons() -> None:
     assert "aligned to 16 bytes" in str(answer)
     q = cupy.ones((1, 8, 1, 16), "float16")
     assert cupyna.explain(q, q, q, 3).selected.method == "fused"
-    with pytest.raises(ValueError, match="no backward kernels"):
+    q = cupy.ones((1, 8, 1, 160), "float16")
+    with pytest.raises(ValueError, match="multiple of 8 up to 128"):
         fused.neighborhood_attention_backward(q, q, q, q, q, cupy.ones((1, 8, 1), "float32"), 3)

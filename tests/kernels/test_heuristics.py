@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cupyna.kernels.attention_params import axis_tiles
-from cupyna.kernels.fused_shapes import FORWARD_SHAPES
-from cupyna.kernels.heuristics import fused_forward_choice, warp_tile
+from cupyna.kernels.fused_shapes import FORWARD_SHAPES, GRADIENT_SHAPES
+from cupyna.kernels.heuristics import (
+    FusedChoice,
+    fused_forward_choice,
+    fused_gradient_choice,
+    warp_tile,
+)
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import axes, problems
 from cupyna.tiles import TilePlan
@@ -21,27 +28,41 @@ L4 = DeviceSpec("L4", "cuda", 0, 58, (8, 9), 101376, 48 << 20, 3.0e5, 3.0e7)
 DEVICES = (H200, A100, L4)
 
 
+PASSES: dict[str, Callable[[Problem, DeviceSpec], FusedChoice]] = {
+    "forward": fused_forward_choice,
+    "query gradient": partial(fused_gradient_choice, side="query"),
+    "key gradient": partial(fused_gradient_choice, side="key"),
+}
+SHAPES = {
+    "forward": FORWARD_SHAPES,
+    "query gradient": [shape for shape in GRADIENT_SHAPES if shape.side == "query"],
+    "key gradient": [shape for shape in GRADIENT_SHAPES if shape.side == "key"],
+}
+
+
 @given(
-    problem=problems(dtypes=("float16", "bfloat16"), max_tokens=4096, max_head_dim=256),
+    problem=problems(dtypes=("float16", "bfloat16"), max_tokens=4096, max_head_dim=128),
     device=st.sampled_from(DEVICES),
+    name=st.sampled_from(list(PASSES)),
 )
-def test_any_problem_gets_tiles_that_fit(problem: Problem, device: DeviceSpec) -> None:
-    choice = fused_forward_choice(problem, device)
-    assert choice.shape in FORWARD_SHAPES
+def test_any_problem_gets_tiles_that_fit(problem: Problem, device: DeviceSpec, name: str) -> None:
+    choice = PASSES[name](problem, device)
+    assert choice.shape in SHAPES[name]
     assert choice.shape.head_dim >= max(problem.head_dim, problem.value_dim)
     assert choice.shape.smem_bytes <= device.smem_bytes
-    assert math.prod(choice.q_tile) == choice.shape.rows
-    assert all(extent & (extent - 1) == 0 for extent in choice.q_tile)
-    assert math.prod(choice.kv_tile) <= choice.shape.keys
+    assert math.prod(choice.row_tile) == choice.shape.rows
+    assert all(extent & (extent - 1) == 0 for extent in choice.row_tile)
+    assert math.prod(choice.column_tile) <= choice.shape.columns
     assert choice.time_us > 0
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.name)
-def test_every_device_has_a_shape_for_every_head_dim(device: DeviceSpec) -> None:
-    for head_dim in (8, 32, 64, 128, 256):
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_device_has_a_shape_for_every_head_dim(name: str, device: DeviceSpec) -> None:
+    for head_dim in (8, 32, 64, 128, *((256,) if name == "forward" else ())):
         assert any(
             shape.head_dim >= head_dim and shape.smem_bytes <= device.smem_bytes
-            for shape in FORWARD_SHAPES
+            for shape in SHAPES[name]
         )
 
 
@@ -58,7 +79,7 @@ def test_tiles_are_counted_like_the_plan_counts_them(axis, extent) -> None:
 
 
 @pytest.mark.parametrize(
-    ("q_tile", "rows", "expected"),
+    ("tile", "rows", "expected"),
     [
         ((16, 8), 32, (4, 8)),
         ((8, 4, 4), 16, (1, 4, 4)),
@@ -66,5 +87,5 @@ def test_tiles_are_counted_like_the_plan_counts_them(axis, extent) -> None:
         ((2, 64), 16, (1, 16)),
     ],
 )
-def test_a_warp_owns_the_first_rows_of_a_tile(q_tile, rows, expected) -> None:
-    assert warp_tile(q_tile, rows) == expected
+def test_a_warp_owns_the_first_rows_of_a_tile(tile, rows, expected) -> None:
+    assert warp_tile(tile, rows) == expected

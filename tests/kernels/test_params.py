@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from cupyna.arrays import DeviceArray
-from cupyna.kernels.attention_params import ATTENTION_PARAMS, pack_attention
+from cupyna.kernels.attention_params import (
+    ATTENTION_PARAMS,
+    GRADIENT_PARAMS,
+    Gradients,
+    pack_attention,
+    pack_gradient,
+)
 from cupyna.kernels.compiler import find_compiler
 from cupyna.kernels.params import PARAMS
 from cupyna.problem import Problem
@@ -33,6 +39,7 @@ def assertions(struct: str, dtype: np.dtype) -> Iterator[str]:
     [
         ("params.cuh", "Params", PARAMS),
         ("attention_params.cuh", "AttentionParams", ATTENTION_PARAMS),
+        ("attention_params.cuh", "GradientParams", GRADIENT_PARAMS),
     ],
 )
 def test_the_mirror_lies_like_the_struct(
@@ -73,3 +80,24 @@ def test_a_scale_of_zero_clears_the_queries() -> None:
     rows = DeviceArray(0, (1, 8, 1, 16), (128, 16, 16, 1), "float16", 0)
     (packed,) = pack_attention(problem, 0.0, (64,), (3,), rows, rows, rows, None, rows, None)
     assert (packed["query_keep"], packed["query_flip"], packed["scale"]) == (0, 0, 1.0)
+
+
+def test_gradient_parameters() -> None:
+    problem = Problem(
+        2, (4, 5), 4, 2, 16, 24, "float16", (3, 5), (1, 2), (2, 1), (False, True)
+    )  # fmt: skip
+    q, k, out, lse = (
+        DeviceArray(pointer, shape, tuple(np.cumprod((1, *shape[:0:-1]))[::-1]), "float16", 0)
+        for pointer, shape in [
+            (1024, (2, 4, 5, 4, 16)),
+            (2048, (2, 4, 5, 2, 16)),
+            (4096, (2, 4, 5, 4, 24)),
+            (8192, (2, 4, 5, 4)),
+        ]
+    )
+    gradients = Gradients(out, None, q, k, k, statistics=512)
+    (packed,) = pack_gradient(problem, -0.5, (8, 8), (4, 8), q, k, k, None, out, lse, gradients)
+    assert packed["scale"] == -0.5 and packed["dlse"]["data"] == 0
+    assert packed["dq"]["data"] == 1024 and packed["dk"]["data"] == 2048
+    assert packed["statistics"]["data"] == 512 and packed["statistics"]["batch"] == 80
+    assert packed["statistics"]["axis"].tolist() == [0, 5, 1] and packed["statistics"]["head"] == 20

@@ -1,0 +1,14 @@
+// Entry point of the fused backward on tensor cores of any GPU since Ampere: the gradients of one
+// side, queries (0) or keys and values (1).
+#include "../mainloop/fused_gradient_sm80.cuh"
+
+using Gradient = cupyna::FusedGradientSm80<
+    CUPYNA_DTYPE, CUPYNA_SIDE == 0 ? cupyna::Side::kQuery : cupyna::Side::kKey, CUPYNA_HEAD_DIM,
+    CUPYNA_ROW_TILES, CUPYNA_THREADS / 32, CUPYNA_COLUMNS>;
+static_assert(sizeof(Gradient::Shared) <= CUPYNA_SMEM_BYTES, "the manifest knows the size");
+
+extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS, CUPYNA_BLOCKS)
+    CUPYNA_SYMBOL(const __grid_constant__ cupyna::GradientParams params) {
+  extern __shared__ __align__(128) unsigned char memory[];
+  Gradient(params, *reinterpret_cast<Gradient::Shared*>(memory)).run();
+}

@@ -1,0 +1,243 @@
+// The fused backward: one block takes a tile of rows through the box of columns that they meet.
+//
+// Where rows are queries it gives dQ, where they are keys dK and dV. Each pass recomputes the
+// weights from the log-sum-exp, so no gradient is summed by two blocks: no atomics, no workspace
+// but two numbers for each query, and the same bits in every run.
+//
+//   per column tile (asynchronous copies run one tile ahead, two stages):
+//     P  = exp(scale first first^T - lse)      rows of Q, K against columns of K, Q
+//     dS = P (second second^T - delta)         rows of dO, V against columns of V, dO
+//     rows are queries:  dQ += dS K
+//     rows are keys:     dV += P^T dO,  dK += dS^T Q     (P and dS are held transposed)
+//
+// delta = sum(dO * O) - dlse of each query. The pass over queries computes it and leaves it, with
+// the log-sum-exp, for the pass over keys. P and dS are rounded to the element type between the
+// products and never leave the registers of the warp that owns their rows.
+#pragma once
+
+#include "fused_edges_sm80.cuh"
+#include "fused_tile_sm80.cuh"
+#include "products_sm80.cuh"
+
+namespace cupyna {
+
+template <typename T, Side kSide, int kHeadDim, int kRowTiles, int kWarps, int kColumns>
+struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns> {
+  using Tile = FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns>;
+  using Products = ProductsSm80<T, kHeadDim, kRowTiles, kColumns>;
+  using Tile::head, Tile::shared;
+  using Tile::kRowsAreQueries, Tile::kThreads, Tile::kWarpRows;
+  using typename Tile::Cursor;
+  using typename Tile::Shared;
+  using typename Tile::WarpBox;
+  using Scores = typename Products::Scores;
+  using Sums = typename Products::Sums;
+  using Weights = typename Products::Weights;
+
+  const GradientParams& params;
+
+  __device__ FusedGradientSm80(const GradientParams& params, Shared& shared)
+      : Tile(params,
+             kRowsAreQueries ? Operands{params.q, params.dout} : Operands{params.k, params.v},
+             kRowsAreQueries ? Operands{params.k, params.v} : Operands{params.q, params.dout},
+             shared),
+        params(params) {}
+
+  __device__ __forceinline__ void run() {
+    Tile::place();
+    __syncthreads();
+    Tile::copy_rows(shared.rows[0], Tile::rows.first, params.head_dim);
+    Tile::copy_rows(shared.rows[1], Tile::rows.second, params.value_dim);
+    Tile::lay_tables();
+    __syncthreads();
+    Cursor ahead(*this);
+    copy(ahead, 0);
+
+    Sums first = {};   // dQ or dK
+    Sums second = {};  // dV
+    const int warp = threadIdx.x / 32;
+    Cursor current(*this);
+    for (int stage = 0; current.is_inside; stage ^= 1) {
+      ptx::copy_async_wait<0>();
+      __syncthreads();  // this stage has arrived, and all warps are done with the other
+      ahead.advance(*this);
+      copy(ahead, stage ^ 1);
+      if (kRowsAreQueries && current.is_first) lay_statistics(warp);
+
+      const WarpBox& box = shared.boxes[warp];
+      if (current.meets(box.any, params)) {
+        const bool is_edge = !current.is_within(box.all, params);
+        step(first, second, current, stage, warp, is_edge);
+      }
+      current.advance(*this);
+    }
+    ptx::copy_async_wait<0>();
+    store(first, second, warp);
+  }
+
+ private:
+  // The next column tile, if there is one; a group is committed in any case.
+  __device__ __forceinline__ void copy(const Cursor& cursor, int stage) const {
+    if (cursor.is_inside) {
+      Tile::copy_columns(cursor, stage);
+      if constexpr (!kRowsAreQueries) copy_statistics(cursor, stage);
+    }
+    ptx::copy_async_commit();
+  }
+
+  __device__ __forceinline__ void copy_statistics(const Cursor& cursor, int stage) const {
+    const Statistics* source = static_cast<const Statistics*>(params.statistics.data) +
+                               Tile::row_offset(params.statistics, cursor.origin, cursor.head);
+    const unsigned last = Tile::last_in_box(cursor.origin);
+    for (int column = threadIdx.x; column < kColumns; column += kThreads) {
+      const bool is_there = Tile::is_not_past(column, last);
+      const long long step =
+          is_there ? Tile::step(params.statistics, unpack_fields(shared.fields[column])) : 0;
+      ptx::copy_async_8(ptx::shared_address(&shared.statistics[stage * kColumns + column]),
+                        source + step, is_there ? 8 : 0);
+    }
+  }
+
+  // Statistics of the warp's own queries, whose dO is in shared memory; 16 bytes of O per lane.
+  __device__ __forceinline__ void lay_statistics(int warp) const {
+    constexpr int kLanes = Tile::kChunks < 32 ? Tile::kChunks : 32;
+    const int lane = threadIdx.x % 32, chunk = lane % kLanes;
+    const T* out = static_cast<const T*>(params.out.data);
+#pragma unroll 4
+    for (int i = 0; i < kWarpRows; i += 32 / kLanes) {
+      const int row = warp * kWarpRows + i + lane / kLanes;
+      bool is_real;
+      const Coordinate at = Tile::position_of(row, is_real);
+      float delta = 0;
+      if (chunk * 8 < params.value_dim) {
+        uint4 mine = *reinterpret_cast<const uint4*>(out + Tile::row_offset(params.out, at, head) +
+                                                     chunk * 8);
+        uint4 given = *reinterpret_cast<const uint4*>(reinterpret_cast<char*>(shared.rows[1]) +
+                                                      Tile::Rows::offset(row, chunk));
+        const T* a = reinterpret_cast<const T*>(&mine);
+        const T* b = reinterpret_cast<const T*>(&given);
+#pragma unroll
+        for (int element = 0; element < 8; ++element)
+          delta += widen(a[element]) * widen(b[element]);
+      }
+#pragma unroll
+      for (int step = kLanes / 2; step > 0; step /= 2) {
+        delta += __shfl_xor_sync(0xffffffffu, delta, step);
+      }
+      if (chunk == 0) {
+        if (params.dlse.data != nullptr) delta -= statistic(params.dlse, at);
+        const Statistics found{statistic(params.lse, at) * kLog2E, delta};
+        shared.statistics[row] = found;
+        if (is_real) {
+          static_cast<Statistics*>(
+              params.statistics.data)[Tile::row_offset(params.statistics, at, head)] = found;
+        }
+      }
+    }
+    __syncwarp();
+  }
+
+  __device__ __forceinline__ float statistic(const Array& array, const Coordinate& at) const {
+    return static_cast<const float*>(array.data)[Tile::row_offset(array, at, head)];
+  }
+
+  // What backward knows of the query of one of a thread's four accumulators.
+  __device__ __forceinline__ Statistics statistics_of(int row_tile, int pair, int i, int stage,
+                                                      int warp) const {
+    if constexpr (kRowsAreQueries) {
+      return shared.statistics[Tile::row_of(warp, row_tile, i / 2)];
+    } else {
+      return shared.statistics[stage * kColumns + pair * 8 + threadIdx.x % 4 * 2 + i % 2];
+    }
+  }
+
+  __device__ __forceinline__ void step(Sums& first, Sums& second, const Cursor& current, int stage,
+                                       int warp, bool is_edge) const {
+    const float scale_log2 = params.scale * kLog2E;
+    float factor = scale_log2;
+    Scores weights = {};
+    Products::multiply_rows(weights, shared.first[stage],
+                            [&](unsigned (&fragment)[4], int row_tile, int depth) {
+                              Products::load_row(fragment, shared.rows[0], warp, row_tile, depth);
+                            });
+    if (params.bias.data != nullptr) {
+      add_bias<T>(*this, weights, current.origin, kRowsAreQueries ? head : current.head, warp,
+                  scale_log2);
+      factor = 1;
+    }
+#pragma unroll
+    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+      for (int pair = 0; pair < kColumns / 8; ++pair) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          float& weight = weights[row_tile][pair][i];
+          const Statistics of_query = statistics_of(row_tile, pair, i, stage, warp);
+          weight = ptx::exp2_approx(weight * factor - of_query.lse_log2);
+        }
+      }
+    }
+    if (is_edge && params.bias.data == nullptr) {
+      mask_scores(*this, weights, current.origin, warp, 0.f);
+    }
+    Weights packed;
+    if constexpr (!kRowsAreQueries) {
+      pack(packed, weights);
+      Products::multiply_columns(second, packed, shared.second[stage]);
+    }
+    Scores gradients = {};
+    Products::multiply_rows(gradients, shared.second[stage],
+                            [&](unsigned (&fragment)[4], int row_tile, int depth) {
+                              Products::load_row(fragment, shared.rows[1], warp, row_tile, depth);
+                            });
+#pragma unroll
+    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+      for (int pair = 0; pair < kColumns / 8; ++pair) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const Statistics of_query = statistics_of(row_tile, pair, i, stage, warp);
+          weights[row_tile][pair][i] *= gradients[row_tile][pair][i] - of_query.delta;
+        }
+      }
+    }
+    pack(packed, weights);
+    Products::multiply_columns(first, packed, shared.first[stage]);
+  }
+
+  static __device__ __forceinline__ void pack(Weights& packed, const Scores& weights) {
+#pragma unroll
+    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+      for (int pair = 0; pair < kColumns / 8; ++pair) {
+        const float (&four)[4] = weights[row_tile][pair];
+        Products::pack_weights(packed, row_tile, pair, 0, four[0], four[1]);
+        Products::pack_weights(packed, row_tile, pair, 1, four[2], four[3]);
+      }
+    }
+  }
+
+  // A warp's rows are read by no one else, so their gradients take their place.
+  __device__ __forceinline__ void store(const Sums& first, const Sums& second, int warp) const {
+    __syncwarp();
+#pragma unroll
+    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = Tile::row_of(warp, row_tile, half);
+        Products::lay_row(shared.rows[0], row, first[row_tile], half, params.scale);
+        if constexpr (!kRowsAreQueries) {
+          Products::lay_row(shared.rows[1], row, second[row_tile], half, 1.f);
+        }
+      }
+    }
+    __syncwarp();
+    const Array& of_first = kRowsAreQueries ? params.dq : params.dk;
+    Tile::write_rows(of_first, shared.rows[0], warp, params.head_dim);
+    if constexpr (!kRowsAreQueries) {
+      Tile::write_rows(params.dv, shared.rows[1], warp, params.value_dim);
+    }
+  }
+};
+
+}  // namespace cupyna
