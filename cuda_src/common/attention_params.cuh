@@ -20,6 +20,7 @@ struct AttentionParams {
   int head_dim;
   int value_dim;
   float scale;          // of the scores, never negative: a sign is carried by the queries
+  float scale_log2;     // the same in powers of two
   unsigned query_keep;  // bits of two packed queries that are kept
   unsigned query_flip;  // and those that are inverted: the sign
 };

@@ -24,8 +24,6 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
   using Tile::head, Tile::params, Tile::shared;
   using Scores = typename Products::Scores;
   using Sums = typename Products::Sums;
-  using Weights = typename Products::Weights;
-  using typename Tile::Cursor;
   using typename Tile::Shared;
   using typename Tile::WarpBox;
 
@@ -33,61 +31,53 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
   static constexpr bool kQueriesInRegisters = kRowTiles * kHeadDim < 128;
   using Queries = unsigned[kRowTiles][kQueriesInRegisters ? Products::kDepths : 1][4];
 
+  // Registers of two row tiles are too short for the addresses of biases.
+  static constexpr bool kTakesBias = kRowTiles == 1;
+
   __device__ FusedForwardSm80(const AttentionParams& params, Shared& shared)
-      : Tile(params, Operands{params.q, params.out}, Operands{params.k, params.v}, shared) {}
+      : Tile(params, Operands{params.q, params.out}, Operands{params.k, params.v}, params.lse,
+             shared) {}
 
   __device__ __forceinline__ void run() {
-    Tile::place();
-    __syncthreads();
-    Tile::copy_rows(shared.rows[0], params.q, params.head_dim);
-    Tile::lay_tables();
-    __syncthreads();
-    Cursor ahead(*this);
-    Tile::copy_columns(ahead, 0);
-    ptx::copy_async_commit();
-
+    Tile::prepare();
     Sums sums = {};
     OnlineRow softmax[kRowTiles][2];
     Queries queries;
     const int warp = threadIdx.x / 32;
-    const float scale_log2 = params.scale * kLog2E;
-    const bool has_bias = params.bias.data != nullptr;
-    Cursor current(*this);
-    for (int stage = 0; current.is_inside; stage ^= 1) {
-      ptx::copy_async_wait<0>();
-      __syncthreads();  // this stage has arrived, and all warps are done with the other
-      ahead.advance(*this);
-      if (ahead.is_inside) Tile::copy_columns(ahead, stage ^ 1);
-      ptx::copy_async_commit();
-      if (kQueriesInRegisters && current.is_first) load_queries(queries, warp);
-
+    const bool has_bias = kTakesBias && params.bias.data != nullptr;
+    sign_queries(warp);
+    load_queries(queries, warp);
+    for (int stage = 0, place = 0; Tile::arrive(stage, place); stage ^= 1) {
+      const Coordinate origin = shared.walk[place].origin;
       const WarpBox& box = shared.boxes[warp];
-      if (current.meets(box.any, params)) {
+      if (Tile::meets(box.any, origin)) {
         Scores scores = {};
         multiply_keys(scores, queries, stage, warp);
-        if (has_bias) {
-          add_bias<T>(*this, scores, current.origin, head, warp, scale_log2);
-        } else if (!current.is_within(box.all, params)) {
-          mask_scores(*this, scores, current.origin, warp, -infinity());
+        if (kTakesBias && has_bias) {
+          add_bias<T>(*this, scores, origin, head, warp, params.scale_log2);
+        } else if (!Tile::is_within(box.all, origin)) {
+          mask_scores(*this, scores, origin, warp, -infinity());
         }
-        Weights weights;
-        update(scores, weights, sums, softmax, has_bias ? 1.f : scale_log2);
-        Products::multiply_columns(sums, weights, shared.second[stage]);
+        const float scale_log2 = has_bias ? 1.f : params.scale_log2;
+        raise(scores, sums, softmax, scale_log2);
+        multiply_values(sums, scores, softmax, shared.second[stage], scale_log2);
       }
-      current.advance(*this);
+      place = Tile::after(place);
     }
-    ptx::copy_async_wait<0>();
     store(sums, softmax, warp, has_bias ? kLn2 : params.scale);
   }
 
  private:
-  __device__ __forceinline__ void load_query(unsigned (&fragment)[4], int warp, int row_tile,
-                                             int depth) const {
-    Products::load_row(fragment, shared.rows[0], warp, row_tile, depth);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      fragment[i] = (fragment[i] & params.query_keep) ^ params.query_flip;
+  // Gives the warp's own queries the sign of the scale, or clears them, where the scale is not
+  // positive: the running maximum needs a positive one.
+  __device__ __forceinline__ void sign_queries(int warp) const {
+    if (params.query_keep == 0xffffffffu && params.query_flip == 0) return;
+    constexpr int kWords = Tile::kWarpRows * kHeadDim / 2;
+    unsigned* words = reinterpret_cast<unsigned*>(shared.rows[0]) + warp * kWords;
+    for (int i = threadIdx.x % 32; i < kWords; i += 32) {
+      words[i] = (words[i] & params.query_keep) ^ params.query_flip;
     }
+    __syncwarp();
   }
 
   __device__ __forceinline__ void load_queries(Queries& queries, int warp) const {
@@ -96,7 +86,7 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
       for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
 #pragma unroll
         for (int depth = 0; depth < Products::kDepths; ++depth) {
-          load_query(queries[row_tile][depth], warp, row_tile, depth);
+          Products::load_row(queries[row_tile][depth], shared.rows[0], warp, row_tile, depth);
         }
       }
     }
@@ -112,37 +102,27 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
                                   fragment[i] = queries[row_tile][depth][i];
                                 }
                               } else {
-                                load_query(fragment, warp, row_tile, depth);
+                                Products::load_row(fragment, shared.rows[0], warp, row_tile, depth);
                               }
                             });
   }
 
-  // One step of the online softmax: scores become weights, packed as fragments of the next product.
-  __device__ __forceinline__ void update(const Scores& scores, Weights& weights, Sums& sums,
-                                         OnlineRow (&softmax)[kRowTiles][2],
-                                         float scale_log2) const {
+  // Takes the largest scores of a tile, and brings what is summed so far to their scale.
+  __device__ __forceinline__ void raise(const Scores& scores, Sums& sums,
+                                        OnlineRow (&softmax)[kRowTiles][2],
+                                        float scale_log2) const {
 #pragma unroll
     for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
       float factors[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        OnlineRow& row = softmax[row_tile][half];
         float largest = -infinity();
 #pragma unroll
         for (int pair = 0; pair < kKeys / 8; ++pair) {
-          largest = fmaxf(largest, fmaxf(scores[row_tile][pair][2 * half],
-                                         scores[row_tile][pair][2 * half + 1]));
-        }
-        factors[half] = row.raise(max_over_quad(largest), scale_log2);
-        const float shift = row.shift(scale_log2);
-#pragma unroll
-        for (int pair = 0; pair < kKeys / 8; ++pair) {
           const float (&four)[4] = scores[row_tile][pair];
-          const float left = ptx::exp2_approx(four[2 * half] * scale_log2 - shift);
-          const float right = ptx::exp2_approx(four[2 * half + 1] * scale_log2 - shift);
-          row.sum += left + right;
-          Products::pack_weights(weights, row_tile, pair, half, left, right);
+          largest = fmaxf(largest, fmaxf(four[2 * half], four[2 * half + 1]));
         }
+        factors[half] = softmax[row_tile][half].raise(max_over_quad(largest), scale_log2);
       }
       // After the first tiles no row's maximum moves any more.
       if (__any_sync(0xffffffffu, factors[0] != 1.f || factors[1] != 1.f)) {
@@ -152,6 +132,30 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
           for (int i = 0; i < 4; ++i) sums[row_tile][n][i] *= factors[i / 2];
         }
       }
+    }
+  }
+
+  // Scores become weights, packed as fragments of the product that they meet the values in.
+  __device__ __forceinline__ void multiply_values(Sums& sums, const Scores& scores,
+                                                  OnlineRow (&softmax)[kRowTiles][2],
+                                                  const T* values, float scale_log2) const {
+#pragma unroll
+    for (int depth = 0; depth < kKeys / 16; ++depth) {
+      typename Products::Fragments weights;
+#pragma unroll
+      for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          OnlineRow& row = softmax[row_tile][i % 2];
+          const float (&four)[4] = scores[row_tile][2 * depth + i / 2];
+          const float shift = row.shift(scale_log2);
+          const float left = ptx::exp2_approx(four[i % 2 * 2] * scale_log2 - shift);
+          const float right = ptx::exp2_approx(four[i % 2 * 2 + 1] * scale_log2 - shift);
+          row.sum += left + right;
+          weights[row_tile][i] = pack<T>(left, right);
+        }
+      }
+      Products::multiply_columns(sums, weights, values, depth);
     }
   }
 

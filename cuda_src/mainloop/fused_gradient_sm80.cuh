@@ -27,12 +27,10 @@ struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarp
   using Products = ProductsSm80<T, kHeadDim, kRowTiles, kColumns>;
   using Tile::head, Tile::shared;
   using Tile::kRowsAreQueries, Tile::kThreads, Tile::kWarpRows;
-  using typename Tile::Cursor;
   using typename Tile::Shared;
   using typename Tile::WarpBox;
   using Scores = typename Products::Scores;
   using Sums = typename Products::Sums;
-  using Weights = typename Products::Weights;
 
   const GradientParams& params;
 
@@ -40,64 +38,28 @@ struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarp
       : Tile(params,
              kRowsAreQueries ? Operands{params.q, params.dout} : Operands{params.k, params.v},
              kRowsAreQueries ? Operands{params.k, params.v} : Operands{params.q, params.dout},
-             shared),
+             params.statistics, shared),
         params(params) {}
 
   __device__ __forceinline__ void run() {
-    Tile::place();
-    __syncthreads();
-    Tile::copy_rows(shared.rows[0], Tile::rows.first, params.head_dim);
-    Tile::copy_rows(shared.rows[1], Tile::rows.second, params.value_dim);
-    Tile::lay_tables();
-    __syncthreads();
-    Cursor ahead(*this);
-    copy(ahead, 0);
-
+    Tile::prepare();
     Sums first = {};   // dQ or dK
     Sums second = {};  // dV
     const int warp = threadIdx.x / 32;
-    Cursor current(*this);
-    for (int stage = 0; current.is_inside; stage ^= 1) {
-      ptx::copy_async_wait<0>();
-      __syncthreads();  // this stage has arrived, and all warps are done with the other
-      ahead.advance(*this);
-      copy(ahead, stage ^ 1);
-      if (kRowsAreQueries && current.is_first) lay_statistics(warp);
-
+    if constexpr (kRowsAreQueries) lay_statistics(warp);
+    for (int stage = 0, place = 0; Tile::arrive(stage, place); stage ^= 1) {
+      const Coordinate origin = shared.walk[place].origin;
       const WarpBox& box = shared.boxes[warp];
-      if (current.meets(box.any, params)) {
-        const bool is_edge = !current.is_within(box.all, params);
-        step(first, second, current, stage, warp, is_edge);
+      if (Tile::meets(box.any, origin)) {
+        const int query_head = kRowsAreQueries ? head : shared.walk[place].head;
+        step(first, second, origin, query_head, stage, warp, !Tile::is_within(box.all, origin));
       }
-      current.advance(*this);
+      place = Tile::after(place);
     }
-    ptx::copy_async_wait<0>();
     store(first, second, warp);
   }
 
  private:
-  // The next column tile, if there is one; a group is committed in any case.
-  __device__ __forceinline__ void copy(const Cursor& cursor, int stage) const {
-    if (cursor.is_inside) {
-      Tile::copy_columns(cursor, stage);
-      if constexpr (!kRowsAreQueries) copy_statistics(cursor, stage);
-    }
-    ptx::copy_async_commit();
-  }
-
-  __device__ __forceinline__ void copy_statistics(const Cursor& cursor, int stage) const {
-    const Statistics* source = static_cast<const Statistics*>(params.statistics.data) +
-                               Tile::row_offset(params.statistics, cursor.origin, cursor.head);
-    const unsigned last = Tile::last_in_box(cursor.origin);
-    for (int column = threadIdx.x; column < kColumns; column += kThreads) {
-      const bool is_there = Tile::is_not_past(column, last);
-      const long long step =
-          is_there ? Tile::step(params.statistics, unpack_fields(shared.fields[column])) : 0;
-      ptx::copy_async_8(ptx::shared_address(&shared.statistics[stage * kColumns + column]),
-                        source + step, is_there ? 8 : 0);
-    }
-  }
-
   // Statistics of the warp's own queries, whose dO is in shared memory; 16 bytes of O per lane.
   __device__ __forceinline__ void lay_statistics(int warp) const {
     constexpr int kLanes = Tile::kChunks < 32 ? Tile::kChunks : 32;
@@ -151,18 +113,16 @@ struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarp
     }
   }
 
-  __device__ __forceinline__ void step(Sums& first, Sums& second, const Cursor& current, int stage,
-                                       int warp, bool is_edge) const {
-    const float scale_log2 = params.scale * kLog2E;
-    float factor = scale_log2;
+  __device__ __forceinline__ void step(Sums& first, Sums& second, const Coordinate& origin,
+                                       int query_head, int stage, int warp, bool is_edge) const {
+    float factor = params.scale_log2;
     Scores weights = {};
     Products::multiply_rows(weights, shared.first[stage],
                             [&](unsigned (&fragment)[4], int row_tile, int depth) {
                               Products::load_row(fragment, shared.rows[0], warp, row_tile, depth);
                             });
     if (params.bias.data != nullptr) {
-      add_bias<T>(*this, weights, current.origin, kRowsAreQueries ? head : current.head, warp,
-                  scale_log2);
+      add_bias<T>(*this, weights, origin, query_head, warp, params.scale_log2);
       factor = 1;
     }
 #pragma unroll
@@ -178,13 +138,9 @@ struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarp
       }
     }
     if (is_edge && params.bias.data == nullptr) {
-      mask_scores(*this, weights, current.origin, warp, 0.f);
+      mask_scores(*this, weights, origin, warp, 0.f);
     }
-    Weights packed;
-    if constexpr (!kRowsAreQueries) {
-      pack(packed, weights);
-      Products::multiply_columns(second, packed, shared.second[stage]);
-    }
+    if constexpr (!kRowsAreQueries) multiply(second, weights, shared.second[stage]);
     Scores gradients = {};
     Products::multiply_rows(gradients, shared.second[stage],
                             [&](unsigned (&fragment)[4], int row_tile, int depth) {
@@ -201,19 +157,24 @@ struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarp
         }
       }
     }
-    pack(packed, weights);
-    Products::multiply_columns(first, packed, shared.first[stage]);
+    multiply(first, weights, shared.first[stage]);
   }
 
-  static __device__ __forceinline__ void pack(Weights& packed, const Scores& weights) {
+  // sums += weights columns, with the weights rounded to the element type.
+  static __device__ __forceinline__ void multiply(Sums& sums, const Scores& weights,
+                                                  const T* columns) {
 #pragma unroll
-    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+    for (int depth = 0; depth < kColumns / 16; ++depth) {
+      typename Products::Fragments packed;
 #pragma unroll
-      for (int pair = 0; pair < kColumns / 8; ++pair) {
-        const float (&four)[4] = weights[row_tile][pair];
-        Products::pack_weights(packed, row_tile, pair, 0, four[0], four[1]);
-        Products::pack_weights(packed, row_tile, pair, 1, four[2], four[3]);
+      for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float (&four)[4] = weights[row_tile][2 * depth + i / 2];
+          packed[row_tile][i] = pack<T>(four[i % 2 * 2], four[i % 2 * 2 + 1]);
+        }
       }
+      Products::multiply_columns(sums, packed, columns, depth);
     }
   }
 

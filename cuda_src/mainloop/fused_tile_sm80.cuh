@@ -56,11 +56,24 @@ struct FusedTileSm80 {
     long long first, second;
   };
 
+  // A place in the walk over the column tiles of the box. One thread takes each step for all, two
+  // tiles ahead: registers are short. Keys meet the queries of every head that reads theirs.
+  struct Place {
+    long long first, second;  // elements from the begin of each array to the tile's first token
+    Coordinate origin;        // first position of the column tile
+    int head;                 // of the columns; none where the walk has ended
+
+    __device__ __forceinline__ bool is_inside() const { return head >= 0; }
+  };
+  static constexpr int kPlaces = 3;
+  static constexpr bool kHasColumnStatistics = kRowArrays == 2 && !kRowsAreQueries;
+
   struct Shared {
     T rows[kRowArrays][kRows * kHeadDim];
     T first[kStages][kColumns * kHeadDim];
     T second[kStages][kColumns * kHeadDim];
     Step steps[kColumns];
+    Place walk[kPlaces];
     // Of the queries among rows and columns, in backward.
     Statistics statistics[kRowArrays == 1 ? 1 : kRowsAreQueries ? kRows : kStages * kColumns];
     Window windows[kRows];
@@ -73,69 +86,38 @@ struct FusedTileSm80 {
 
   const AttentionParams& params;
   const Operands rows, columns;
+  const Array& statistics;  // of the queries, where they are the columns
   Shared& shared;
   const AxisTile (&own)[kAxes];
   const Line (&line)[kAxes];
   const int head, batch;  // head of the rows
 
   __device__ FusedTileSm80(const AttentionParams& params, const Operands& rows,
-                           const Operands& columns, Shared& shared)
+                           const Operands& columns, const Array& statistics, Shared& shared)
       : params(params),
         rows(rows),
         columns(columns),
+        statistics(statistics),
         shared(shared),
         own(shared.own),
         line(shared.line),
         head(blockIdx.y),
         batch(blockIdx.z) {}
 
-  // A place in the walk over the column tiles of the box. Keys meet the queries of every head that
-  // reads theirs.
-  struct Cursor {
-    Coordinate origin;  // first position of the column tile
-    int head = 0;       // of the queries, where they are the columns
-    bool is_first = true;
-    bool is_inside = true;
+  __device__ __forceinline__ bool meets(const Window& box, const Coordinate& origin) const {
+    return origin.x < box.x.end && origin.x + params.tile[0].column_extent > box.x.begin &&
+           origin.y < box.y.end && origin.y + params.tile[1].column_extent > box.y.begin &&
+           origin.z < box.z.end && origin.z + params.tile[2].column_extent > box.z.begin;
+  }
 
-    __device__ __forceinline__ explicit Cursor(const FusedTileSm80& tile)
-        : origin{tile.own[0].box_begin, tile.own[1].box_begin, tile.own[2].box_begin} {
-      if constexpr (!kRowsAreQueries) head = tile.head * tile.params.head_group;
-    }
-
-    __device__ __forceinline__ void advance(const FusedTileSm80& tile) {
-      is_first = false;
-      origin.z += tile.params.tile[2].column_extent;
-      if (origin.z < tile.own[2].box_end) return;
-      origin.z = tile.own[2].box_begin;
-      origin.y += tile.params.tile[1].column_extent;
-      if (origin.y < tile.own[1].box_end) return;
-      origin.y = tile.own[1].box_begin;
-      origin.x += tile.params.tile[0].column_extent;
-      if (origin.x < tile.own[0].box_end) return;
-      if constexpr (kRowsAreQueries) {
-        is_inside = false;
-      } else {
-        origin.x = tile.own[0].box_begin;
-        is_inside = ++head < (tile.head + 1) * tile.params.head_group;
-      }
-    }
-
-    __device__ __forceinline__ bool meets(const Window& box, const AttentionParams& params) const {
-      return origin.x < box.x.end && origin.x + params.tile[0].column_extent > box.x.begin &&
-             origin.y < box.y.end && origin.y + params.tile[1].column_extent > box.y.begin &&
-             origin.z < box.z.end && origin.z + params.tile[2].column_extent > box.z.begin;
-    }
-
-    // Whether the whole column tile is wanted by all rows.
-    __device__ __forceinline__ bool is_within(const Window& common,
-                                              const AttentionParams& params) const {
-      const int x = params.tile[0].column_extent, y = params.tile[1].column_extent;
-      const int z = params.tile[2].column_extent;
-      return x * y * z == kColumns && common.x.begin <= origin.x && origin.x + x <= common.x.end &&
-             common.y.begin <= origin.y && origin.y + y <= common.y.end &&
-             common.z.begin <= origin.z && origin.z + z <= common.z.end;
-    }
-  };
+  // Whether the whole column tile is wanted by all rows.
+  __device__ __forceinline__ bool is_within(const Window& common, const Coordinate& origin) const {
+    const int x = params.tile[0].column_extent, y = params.tile[1].column_extent;
+    const int z = params.tile[2].column_extent;
+    return x * y * z == kColumns && common.x.begin <= origin.x && origin.x + x <= common.x.end &&
+           common.y.begin <= origin.y && origin.y + y <= common.y.end &&
+           common.z.begin <= origin.z && origin.z + z <= common.z.end;
+  }
 
   // Position of a row of the tile; rows past the end of a cut tile repeat its last ones.
   __device__ __forceinline__ Coordinate position_of(int row, bool& is_real) const {
@@ -155,6 +137,34 @@ struct FusedTileSm80 {
     const int z = own[2].group + at.z * params.axis[2].dilation;
     return batch * array.batch + x * array.axis[0] + y * array.axis[1] + z * array.axis[2] +
            of_head * array.head;
+  }
+
+  // Rows, tables and the first column tile; all but the last have arrived when it returns.
+  __device__ __forceinline__ void prepare() const {
+    place();
+    __syncthreads();
+    copy_rows(shared.rows[0], rows.first, params.head_dim);
+    if constexpr (kRowArrays == 2) copy_rows(shared.rows[1], rows.second, params.value_dim);
+    ptx::copy_async_commit();
+    begin_walk();
+    lay_tables();
+    __syncthreads();
+    copy_columns(shared.walk[0], 0);
+    ptx::copy_async_commit();
+    ptx::copy_async_wait<1>();
+    __syncthreads();
+  }
+
+  // Waits for the column tile of a place and begins to copy the next; false where the walk ended.
+  __device__ __forceinline__ bool arrive(int stage, int place) const {
+    ptx::copy_async_wait<0>();
+    __syncthreads();  // this stage has arrived, and all warps are done with the other
+    if (!shared.walk[place].is_inside()) return false;
+    const int next = after(place);
+    if (shared.walk[next].is_inside()) copy_columns(shared.walk[next], stage ^ 1);
+    ptx::copy_async_commit();
+    continue_walk(next);
+    return true;
   }
 
   // Which tile of the grid this block takes.
@@ -220,26 +230,84 @@ struct FusedTileSm80 {
     }
   }
 
+  // The first two places of the walk.
+  __device__ __forceinline__ void begin_walk() const {
+    if (threadIdx.x != 0) return;
+    Place place;
+    place.origin = Coordinate{own[0].box_begin, own[1].box_begin, own[2].box_begin};
+    place.head = kRowsAreQueries ? head / params.head_group : head * params.head_group;
+    locate(place);
+    shared.walk[0] = place;
+    advance(place);
+    shared.walk[1] = place;
+  }
+
+  static __device__ __forceinline__ int after(int place) {
+    return place == kPlaces - 1 ? 0 : place + 1;
+  }
+
+  // Writes the place after `place`, where no one reads: two places behind.
+  __device__ __forceinline__ void continue_walk(int place) const {
+    if (threadIdx.x != 0) return;
+    Place next = shared.walk[place];
+    if (next.is_inside()) advance(next);
+    shared.walk[after(place)] = next;
+  }
+
+  __device__ __forceinline__ void advance(Place& place) const {
+    Coordinate& origin = place.origin;
+    origin.z += params.tile[2].column_extent;
+    if (origin.z >= own[2].box_end) {
+      origin.z = own[2].box_begin;
+      origin.y += params.tile[1].column_extent;
+      if (origin.y >= own[1].box_end) {
+        origin.y = own[1].box_begin;
+        origin.x += params.tile[0].column_extent;
+        if (origin.x >= own[0].box_end) {
+          origin.x = own[0].box_begin;
+          const bool is_last = kRowsAreQueries || place.head + 1 == (head + 1) * params.head_group;
+          place.head = is_last ? -1 : place.head + 1;
+        }
+      }
+    }
+    if (place.is_inside()) locate(place);
+  }
+
+  __device__ __forceinline__ void locate(Place& place) const {
+    place.first = row_offset(columns.first, place.origin, place.head);
+    place.second = row_offset(columns.second, place.origin, place.head);
+  }
+
   // Both arrays of one column tile; what lies outside the box is zero.
-  __device__ __forceinline__ void copy_columns(const Cursor& cursor, int stage) const {
+  __device__ __forceinline__ void copy_columns(const Place& place, int stage) const {
     const int chunk = threadIdx.x % kChunks;  // the same for all columns of a thread
     const bool in_first = chunk * 8 < params.head_dim, in_second = chunk * 8 < params.value_dim;
-    const int of_head = kRowsAreQueries ? head / params.head_group : cursor.head;
-    const T* first = static_cast<const T*>(columns.first.data) +
-                     row_offset(columns.first, cursor.origin, of_head) + (in_first ? chunk * 8 : 0);
-    const T* second = static_cast<const T*>(columns.second.data) +
-                      row_offset(columns.second, cursor.origin, of_head) +
-                      (in_second ? chunk * 8 : 0);
-    const unsigned last = last_in_box(cursor.origin);
+    const T* first = static_cast<const T*>(columns.first.data) + place.first + chunk * 8;
+    const T* second = static_cast<const T*>(columns.second.data) + place.second + chunk * 8;
+    const unsigned last = last_in_box(place.origin);
 #pragma unroll 4  // more would hold more addresses than there are registers
     for (int i = 0; i < kColumns * kChunks / kThreads; ++i) {
       const int column = threadIdx.x / kChunks + i * (kThreads / kChunks);
       const bool is_there = is_not_past(column, last);
       const Step step = shared.steps[column];
-      ptx::copy_async_16(address(shared.first[stage], column, chunk),
-                         first + (is_there ? step.first : 0), is_there && in_first ? 16 : 0);
-      ptx::copy_async_16(address(shared.second[stage], column, chunk),
-                         second + (is_there ? step.second : 0), is_there && in_second ? 16 : 0);
+      // Nothing is read from where no bytes are asked for.
+      ptx::copy_async_16(address(shared.first[stage], column, chunk), first + step.first,
+                         is_there && in_first ? 16 : 0);
+      ptx::copy_async_16(address(shared.second[stage], column, chunk), second + step.second,
+                         is_there && in_second ? 16 : 0);
+    }
+    if constexpr (kHasColumnStatistics) copy_statistics(place, stage, last);
+  }
+
+  __device__ __forceinline__ void copy_statistics(const Place& place, int stage,
+                                                  unsigned last) const {
+    const Statistics* source = static_cast<const Statistics*>(statistics.data) +
+                               row_offset(statistics, place.origin, place.head);
+    for (int column = threadIdx.x; column < kColumns; column += kThreads) {
+      const bool is_there = is_not_past(column, last);
+      ptx::copy_async_8(ptx::shared_address(&shared.statistics[stage * kColumns + column]),
+                        source + step(statistics, unpack_fields(shared.fields[column])),
+                        is_there ? 8 : 0);
     }
   }
 

@@ -13,10 +13,10 @@ struct ProductsSm80 {
   using Rows = Swizzle<kHeadDim * 2>;
   static constexpr int kWarpRows = 16 * kRowTiles;
   static constexpr int kDepths = kHeadDim / 16;
-  // Accumulators of rows x columns and of rows x channels, and what one product takes of a row.
+  // Accumulators of rows x columns and of rows x channels, and the rows of one product, 16 deep.
   using Scores = float[kRowTiles][kColumns / 8][4];
   using Sums = float[kRowTiles][kHeadDim / 8][4];
-  using Weights = unsigned[kRowTiles][kColumns / 16][4];
+  using Fragments = unsigned[kRowTiles][4];
 
   static __device__ __forceinline__ unsigned address(const T* rows, int row, int chunk) {
     return ptx::shared_address(rows) + Rows::offset(row, chunk);
@@ -37,7 +37,7 @@ struct ProductsSm80 {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int depth = 0; depth < kDepths; ++depth) {
-      unsigned rows[kRowTiles][4];
+      Fragments rows;
 #pragma unroll
       for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
         load(rows[row_tile], row_tile, depth);
@@ -57,32 +57,20 @@ struct ProductsSm80 {
     }
   }
 
-  // sums += weights columns, over columns.
-  static __device__ __forceinline__ void multiply_columns(Sums& sums, const Weights& weights,
-                                                          const T* columns) {
-    const int lane = threadIdx.x % 32;
+  // sums += weights columns, over 16 of the columns.
+  static __device__ __forceinline__ void multiply_columns(Sums& sums, const Fragments& weights,
+                                                          const T* columns, int depth) {
+    const int column = depth * 16 + threadIdx.x % 16;
 #pragma unroll
-    for (int depth = 0; depth < kColumns / 16; ++depth) {
+    for (int pair = 0; pair < kHeadDim / 16; ++pair) {
+      unsigned both[4];
+      ptx::ldmatrix_x4_trans(both, address(columns, column, pair * 2 + threadIdx.x % 32 / 16));
 #pragma unroll
-      for (int pair = 0; pair < kHeadDim / 16; ++pair) {
-        unsigned both[4];
-        const int column = depth * 16 + lane % 16;
-        ptx::ldmatrix_x4_trans(both, address(columns, column, pair * 2 + lane / 16));
-#pragma unroll
-        for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
-          ptx::mma_m16n8k16<T>(sums[row_tile][2 * pair], weights[row_tile][depth], both[0],
-                               both[1]);
-          ptx::mma_m16n8k16<T>(sums[row_tile][2 * pair + 1], weights[row_tile][depth], both[2],
-                               both[3]);
-        }
+      for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+        ptx::mma_m16n8k16<T>(sums[row_tile][2 * pair], weights[row_tile], both[0], both[1]);
+        ptx::mma_m16n8k16<T>(sums[row_tile][2 * pair + 1], weights[row_tile], both[2], both[3]);
       }
     }
-  }
-
-  // Two neighboring accumulators of half a row, rounded into the place that they have in weights.
-  static __device__ __forceinline__ void pack_weights(Weights& weights, int row_tile, int pair,
-                                                      int half, float left, float right) {
-    weights[row_tile][pair / 2][pair % 2 * 2 + half] = pack<T>(left, right);
   }
 
   // One row tile's half row of sums, times a factor, into rows of shared memory.

@@ -29,6 +29,8 @@ TILE = np.dtype(
     [(name, np.int32) for name in ("row_extent_log2", "column_extent", "row_tiles")], align=True
 )
 
+_LOG2_E = math.log2(math.e)
+
 _ATTENTION_FIELDS: list[Any] = [
     *((name, ARRAY) for name in ("q", "k", "v", "out", "lse", "bias")),
     ("axis", AXIS, AXES),
@@ -37,6 +39,7 @@ _ATTENTION_FIELDS: list[Any] = [
     ("head_dim", np.int32),
     ("value_dim", np.int32),
     ("scale", np.float32),
+    ("scale_log2", np.float32),
     ("query_keep", np.uint32),
     ("query_flip", np.uint32),
 ]
@@ -86,6 +89,7 @@ def pack_attention(
     record = (
         *_common(problem, row_tile, column_tile, (q, k, v, out), lse, bias),
         abs(scale) if scale else 1.0,
+        abs(scale) * _LOG2_E if scale else _LOG2_E,
         0xFFFFFFFF if scale else 0,
         0x80008000 if math.copysign(1.0, scale) < 0 and scale else 0,
     )
@@ -109,6 +113,7 @@ def pack_gradient(
     record = (
         *_common(problem, row_tile, column_tile, (q, k, v, out), lse, bias),
         scale,
+        scale * _LOG2_E,
         0xFFFFFFFF,
         0,
         row_fields(gradients.dout),

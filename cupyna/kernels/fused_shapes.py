@@ -19,7 +19,7 @@ __all__ = ["FORWARD_SHAPES", "GRADIENT_SHAPES", "FusedShape"]
 _ROW_TABLE_BYTES = 24
 _COLUMN_TABLE_BYTES = 4 + 16
 _WARP_TABLE_BYTES = 48
-_BLOCK_TABLE_BYTES = 3 * (28 + 16)
+_BLOCK_TABLE_BYTES = 3 * (28 + 16 + 32)
 _STATISTICS_BYTES = 8  # of one query
 _STAGES = 2
 
@@ -61,6 +61,11 @@ class FusedShape:
     def rows(self) -> int:
         """Rows of one block."""
         return self.warp_rows * self.warps
+
+    @property
+    def takes_bias(self) -> bool:
+        """Whether scores may have a bias; registers of two row tiles are too short for it."""
+        return self.row_tiles == 1
 
     @property
     def smem_bytes(self) -> int:
@@ -106,6 +111,7 @@ FORWARD_SHAPES = (
     FusedShape("forward", "query", 64, row_tiles=2, warps=4, columns=64),
     FusedShape("forward", "query", 128, row_tiles=1, warps=4, columns=64),
     FusedShape("forward", "query", 128, row_tiles=2, warps=4, columns=32),
+    FusedShape("forward", "query", 128, row_tiles=2, warps=4, columns=64),
     FusedShape("forward", "query", 256, row_tiles=1, warps=4, columns=32),
 )
 

@@ -89,7 +89,9 @@ def _cheapest(problem: Problem, device: DeviceSpec, shapes: Sequence[FusedShape]
     fitting = [
         shape
         for shape in shapes
-        if shape.head_dim >= channels and shape.smem_bytes <= device.smem_bytes
+        if shape.head_dim >= channels
+        and shape.smem_bytes <= device.smem_bytes
+        and (shape.takes_bias or not problem.has_bias)
     ]
     if not fitting:
         raise ValueError(f"no fused kernel has {channels} channels")
