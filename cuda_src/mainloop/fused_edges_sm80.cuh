@@ -12,21 +12,22 @@ constexpr float kLn2 = 0.6931471805599453f;
 
 // The packed coordinates of a thread's two columns of eight.
 template <typename Tile>
-__device__ __forceinline__ uint2 fields_of(const Tile& tile, int pair) {
-  return *reinterpret_cast<const uint2*>(&tile.shared.fields[pair * 8 + threadIdx.x % 4 * 2]);
+__device__ __forceinline__ uint2 fields_of(const Tile& tile, int column) {
+  return *reinterpret_cast<const uint2*>(&tile.shared.fields[column + threadIdx.x % 4 * 2]);
 }
 
-// Puts `none` where a row has no such column.
+// Puts `none` where a row has no such column; the scores are those of columns from `first` on.
 template <typename Tile, int kRowTiles, int kPairs>
 __device__ __forceinline__ void mask_scores(const Tile& tile, float (&scores)[kRowTiles][kPairs][4],
-                                            const Coordinate& origin, int warp, float none) {
+                                            const Coordinate& origin, int warp, float none,
+                                            int first = 0) {
 #pragma unroll
   for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
     const PackedWindow upper(tile.shared.windows[Tile::row_of(warp, row_tile, 0)], origin);
     const PackedWindow lower(tile.shared.windows[Tile::row_of(warp, row_tile, 1)], origin);
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
-      const uint2 fields = fields_of(tile, pair);
+      const uint2 fields = fields_of(tile, first + pair * 8);
       float (&four)[4] = scores[row_tile][pair];
       four[0] = upper.contains(fields.x) ? four[0] : none;
       four[1] = upper.contains(fields.y) ? four[1] : none;
@@ -58,7 +59,7 @@ __device__ __forceinline__ void add_bias(const Tile& tile, float (&scores)[kRowT
       const int z = kSign * (origin.z - at.z) + tile.line[2].kernel_size - 1;
 #pragma unroll
       for (int pair = 0; pair < kPairs; ++pair) {
-        const uint2 fields = fields_of(tile, pair);
+        const uint2 fields = fields_of(tile, pair * 8);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const unsigned field = i == 0 ? fields.x : fields.y;

@@ -49,13 +49,14 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
     load_queries(queries, warp);
     for (int stage = 0, place = 0; Tile::arrive(stage, place); stage ^= 1) {
       const Coordinate origin = shared.walk[place].origin;
-      const WarpBox& box = shared.boxes[warp];
+      const WarpBox box = shared.boxes[warp];
       if (Tile::meets(box.any, origin)) {
+        const bool is_edge = !Tile::is_within(box.all, origin);
         Scores scores = {};
         multiply_keys(scores, queries, stage, warp);
         if (kTakesBias && has_bias) {
           add_bias<T>(*this, scores, origin, head, warp, params.scale_log2);
-        } else if (!Tile::is_within(box.all, origin)) {
+        } else if (is_edge) {
           mask_scores(*this, scores, origin, warp, -infinity());
         }
         const float scale_log2 = has_bias ? 1.f : params.scale_log2;

@@ -4,7 +4,7 @@
 // weights from the log-sum-exp, so no gradient is summed by two blocks: no atomics, no workspace
 // but two numbers for each query, and the same bits in every run.
 //
-//   per column tile (asynchronous copies run one tile ahead, two stages):
+//   per column tile (asynchronous copies run one tile ahead, two stages), kBlock columns at a time:
 //     P  = exp(scale first first^T - lse)      rows of Q, K against columns of K, Q
 //     dS = P (second second^T - delta)         rows of dO, V against columns of V, dO
 //     rows are queries:  dQ += dS K
@@ -21,16 +21,19 @@
 
 namespace cupyna {
 
-template <typename T, Side kSide, int kHeadDim, int kRowTiles, int kWarps, int kColumns>
+template <typename T, Side kSide, int kHeadDim, int kRowTiles, int kWarps, int kColumns, int kBlock>
 struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns> {
   using Tile = FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns>;
-  using Products = ProductsSm80<T, kHeadDim, kRowTiles, kColumns>;
+  using Products = ProductsSm80<T, kHeadDim, kRowTiles, kBlock>;
   using Tile::head, Tile::shared;
   using Tile::kRowsAreQueries, Tile::kThreads, Tile::kWarpRows;
   using typename Tile::Shared;
   using typename Tile::WarpBox;
   using Scores = typename Products::Scores;
   using Sums = typename Products::Sums;
+
+  // Elsewhere registers are too short for the addresses of biases.
+  static constexpr bool kTakesBias = kRowTiles == 1 && kBlock == kColumns;
 
   const GradientParams& params;
 
@@ -49,10 +52,14 @@ struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarp
     if constexpr (kRowsAreQueries) lay_statistics(warp);
     for (int stage = 0, place = 0; Tile::arrive(stage, place); stage ^= 1) {
       const Coordinate origin = shared.walk[place].origin;
-      const WarpBox& box = shared.boxes[warp];
+      const WarpBox box = shared.boxes[warp];
       if (Tile::meets(box.any, origin)) {
         const int query_head = kRowsAreQueries ? head : shared.walk[place].head;
-        step(first, second, origin, query_head, stage, warp, !Tile::is_within(box.all, origin));
+        const bool is_edge = !Tile::is_within(box.all, origin);
+#pragma unroll 1
+        for (int block = 0; block < kColumns; block += kBlock) {
+          step(first, second, origin, query_head, stage, block, warp, is_edge);
+        }
       }
       place = Tile::after(place);
     }
@@ -104,67 +111,73 @@ struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarp
   }
 
   // What backward knows of the query of one of a thread's four accumulators.
-  __device__ __forceinline__ Statistics statistics_of(int row_tile, int pair, int i, int stage,
-                                                      int warp) const {
+  __device__ __forceinline__ Statistics statistics_of(int row_tile, int pair, int i,
+                                                      int first_column, int warp) const {
     if constexpr (kRowsAreQueries) {
       return shared.statistics[Tile::row_of(warp, row_tile, i / 2)];
     } else {
-      return shared.statistics[stage * kColumns + pair * 8 + threadIdx.x % 4 * 2 + i % 2];
+      return shared.statistics[first_column + pair * 8 + threadIdx.x % 4 * 2 + i % 2];
     }
   }
 
   __device__ __forceinline__ void step(Sums& first, Sums& second, const Coordinate& origin,
-                                       int query_head, int stage, int warp, bool is_edge) const {
+                                       int query_head, int stage, int block, int warp,
+                                       bool is_edge) const {
+    const T* firsts = shared.first[stage] + block * kHeadDim;
+    const T* seconds = shared.second[stage] + block * kHeadDim;
+    // The first of the block's statistics, where they belong to columns.
+    const int first_column = stage * kColumns + block;
+
     float factor = params.scale_log2;
     Scores weights = {};
-    Products::multiply_rows(weights, shared.first[stage],
-                            [&](unsigned (&fragment)[4], int row_tile, int depth) {
-                              Products::load_row(fragment, shared.rows[0], warp, row_tile, depth);
-                            });
-    if (params.bias.data != nullptr) {
+    Products::multiply_rows(weights, firsts, [&](unsigned (&fragment)[4], int row_tile, int depth) {
+      Products::load_row(fragment, shared.rows[0], warp, row_tile, depth);
+    });
+    const bool has_bias = kTakesBias && params.bias.data != nullptr;
+    if (kTakesBias && has_bias) {
       add_bias<T>(*this, weights, origin, query_head, warp, params.scale_log2);
       factor = 1;
     }
 #pragma unroll
     for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
 #pragma unroll
-      for (int pair = 0; pair < kColumns / 8; ++pair) {
+      for (int pair = 0; pair < kBlock / 8; ++pair) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           float& weight = weights[row_tile][pair][i];
-          const Statistics of_query = statistics_of(row_tile, pair, i, stage, warp);
+          const Statistics of_query = statistics_of(row_tile, pair, i, first_column, warp);
           weight = ptx::exp2_approx(weight * factor - of_query.lse_log2);
         }
       }
     }
-    if (is_edge && params.bias.data == nullptr) {
-      mask_scores(*this, weights, origin, warp, 0.f);
+    if (is_edge && !has_bias) {
+      mask_scores(*this, weights, origin, warp, 0.f, block);
     }
-    if constexpr (!kRowsAreQueries) multiply(second, weights, shared.second[stage]);
+    if constexpr (!kRowsAreQueries) multiply(second, weights, seconds);
     Scores gradients = {};
-    Products::multiply_rows(gradients, shared.second[stage],
+    Products::multiply_rows(gradients, seconds,
                             [&](unsigned (&fragment)[4], int row_tile, int depth) {
                               Products::load_row(fragment, shared.rows[1], warp, row_tile, depth);
                             });
 #pragma unroll
     for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
 #pragma unroll
-      for (int pair = 0; pair < kColumns / 8; ++pair) {
+      for (int pair = 0; pair < kBlock / 8; ++pair) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const Statistics of_query = statistics_of(row_tile, pair, i, stage, warp);
+          const Statistics of_query = statistics_of(row_tile, pair, i, first_column, warp);
           weights[row_tile][pair][i] *= gradients[row_tile][pair][i] - of_query.delta;
         }
       }
     }
-    multiply(first, weights, shared.first[stage]);
+    multiply(first, weights, firsts);
   }
 
   // sums += weights columns, with the weights rounded to the element type.
   static __device__ __forceinline__ void multiply(Sums& sums, const Scores& weights,
                                                   const T* columns) {
 #pragma unroll
-    for (int depth = 0; depth < kColumns / 16; ++depth) {
+    for (int depth = 0; depth < kBlock / 16; ++depth) {
       typename Products::Fragments packed;
 #pragma unroll
       for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {

@@ -47,7 +47,7 @@ struct FusedTileSm80 {
                 "a lane has one row, and a thread copies one column of chunks");
 
   // What one warp's rows see: the box of all, and what all see.
-  struct WarpBox {
+  struct alignas(16) WarpBox {
     Window any, all;
   };
 
@@ -58,7 +58,7 @@ struct FusedTileSm80 {
 
   // A place in the walk over the column tiles of the box. One thread takes each step for all, two
   // tiles ahead: registers are short. Keys meet the queries of every head that reads theirs.
-  struct Place {
+  struct alignas(16) Place {
     long long first, second;  // elements from the begin of each array to the tile's first token
     Coordinate origin;        // first position of the column tile
     int head;                 // of the columns; none where the walk has ended
@@ -104,19 +104,21 @@ struct FusedTileSm80 {
         head(blockIdx.y),
         batch(blockIdx.z) {}
 
-  __device__ __forceinline__ bool meets(const Window& box, const Coordinate& origin) const {
-    return origin.x < box.x.end && origin.x + params.tile[0].column_extent > box.x.begin &&
-           origin.y < box.y.end && origin.y + params.tile[1].column_extent > box.y.begin &&
-           origin.z < box.z.end && origin.z + params.tile[2].column_extent > box.z.begin;
+  // Whether any of the rows meets a column of the tile, without a branch for each bound.
+  __device__ __forceinline__ bool meets(const Window& any, const Coordinate& origin) const {
+    const TileAxis(&tile)[kAxes] = params.tile;
+    return (origin.x < any.x.end) & (origin.x + tile[0].column_extent > any.x.begin) &
+           (origin.y < any.y.end) & (origin.y + tile[1].column_extent > any.y.begin) &
+           (origin.z < any.z.end) & (origin.z + tile[2].column_extent > any.z.begin);
   }
 
-  // Whether the whole column tile is wanted by all rows.
-  __device__ __forceinline__ bool is_within(const Window& common, const Coordinate& origin) const {
+  // Whether all rows meet all columns, and none of them is padding.
+  __device__ __forceinline__ bool is_within(const Window& all, const Coordinate& origin) const {
     const int x = params.tile[0].column_extent, y = params.tile[1].column_extent;
     const int z = params.tile[2].column_extent;
-    return x * y * z == kColumns && common.x.begin <= origin.x && origin.x + x <= common.x.end &&
-           common.y.begin <= origin.y && origin.y + y <= common.y.end &&
-           common.z.begin <= origin.z && origin.z + z <= common.z.end;
+    return (x * y * z == kColumns) & (all.x.begin <= origin.x) & (origin.x + x <= all.x.end) &
+           (all.y.begin <= origin.y) & (origin.y + y <= all.y.end) & (all.z.begin <= origin.z) &
+           (origin.z + z <= all.z.end);
   }
 
   // Position of a row of the tile; rows past the end of a cut tile repeat its last ones.
@@ -285,16 +287,28 @@ struct FusedTileSm80 {
     const T* first = static_cast<const T*>(columns.first.data) + place.first + chunk * 8;
     const T* second = static_cast<const T*>(columns.second.data) + place.second + chunk * 8;
     const unsigned last = last_in_box(place.origin);
-#pragma unroll 4  // more would hold more addresses than there are registers
-    for (int i = 0; i < kColumns * kChunks / kThreads; ++i) {
-      const int column = threadIdx.x / kChunks + i * (kThreads / kChunks);
-      const bool is_there = is_not_past(column, last);
-      const Step step = shared.steps[column];
-      // Nothing is read from where no bytes are asked for.
-      ptx::copy_async_16(address(shared.first[stage], column, chunk), first + step.first,
-                         is_there && in_first ? 16 : 0);
-      ptx::copy_async_16(address(shared.second[stage], column, chunk), second + step.second,
-                         is_there && in_second ? 16 : 0);
+    // Tables are read in batches, to wait once for each; more would need too many registers.
+    constexpr int kCopies = kColumns * kChunks / kThreads, kBatch = kCopies < 4 ? kCopies : 4;
+#pragma unroll
+    for (int begin = 0; begin < kCopies; begin += kBatch) {
+      Step steps[kBatch];
+      unsigned fields[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int column = threadIdx.x / kChunks + (begin + i) * (kThreads / kChunks);
+        steps[i] = shared.steps[column];
+        fields[i] = shared.fields[column];
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int column = threadIdx.x / kChunks + (begin + i) * (kThreads / kChunks);
+        const bool is_there = is_not_past(fields[i], last);
+        // Nothing is read from where no bytes are asked for.
+        ptx::copy_async_16(address(shared.first[stage], column, chunk), first + steps[i].first,
+                           is_there && in_first ? 16 : 0);
+        ptx::copy_async_16(address(shared.second[stage], column, chunk), second + steps[i].second,
+                           is_there && in_second ? 16 : 0);
+      }
     }
     if constexpr (kHasColumnStatistics) copy_statistics(place, stage, last);
   }
@@ -304,10 +318,10 @@ struct FusedTileSm80 {
     const Statistics* source = static_cast<const Statistics*>(statistics.data) +
                                row_offset(statistics, place.origin, place.head);
     for (int column = threadIdx.x; column < kColumns; column += kThreads) {
-      const bool is_there = is_not_past(column, last);
+      const unsigned field = shared.fields[column];
+      const bool is_there = is_not_past(field, last);
       ptx::copy_async_8(ptx::shared_address(&shared.statistics[stage * kColumns + column]),
-                        source + step(statistics, unpack_fields(shared.fields[column])),
-                        is_there ? 8 : 0);
+                        source + step(statistics, unpack_fields(field)), is_there ? 8 : 0);
     }
   }
 
@@ -317,8 +331,8 @@ struct FusedTileSm80 {
                        own[2].box_end - 1 - origin.z);
   }
 
-  __device__ __forceinline__ bool is_not_past(int column, unsigned last) const {
-    return ((last - shared.fields[column]) & kGuards) == kGuards;
+  static __device__ __forceinline__ bool is_not_past(unsigned field, unsigned last) {
+    return ((last - field) & kGuards) == kGuards;
   }
 
   __device__ __forceinline__ long long step(const Array& array, const Coordinate& at) const {

@@ -22,11 +22,13 @@ struct OnlineRow {
   float largest = -infinity();  // of the scores, before the scale
   float sum = 0;                // of this thread's own columns
 
-  // Takes the largest score of a new tile; returns the factor of everything summed so far.
+  // Takes the largest score of a new tile; returns the factor of everything summed so far, which is
+  // exactly one where the maximum stays.
   __device__ __forceinline__ float raise(float candidate, float scale_log2) {
     const float before = largest;
     largest = fmaxf(largest, candidate);
-    const float factor = ptx::exp2_approx(before * scale_log2 - shift(scale_log2));
+    const float rise = before * scale_log2 - shift(scale_log2);
+    const float factor = before == largest ? 1.f : ptx::exp2_approx(rise);
     sum *= factor;
     return factor;
   }

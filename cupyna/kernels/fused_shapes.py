@@ -21,6 +21,7 @@ _COLUMN_TABLE_BYTES = 4 + 16
 _WARP_TABLE_BYTES = 48
 _BLOCK_TABLE_BYTES = 3 * (28 + 16 + 32)
 _STATISTICS_BYTES = 8  # of one query
+_ALIGNMENT_BYTES = 32  # between the tables
 _STAGES = 2
 
 
@@ -40,6 +41,8 @@ class FusedShape:
     warps : int
     columns : int
         Columns of one tile.
+    column_block : int
+        Columns whose scores a warp holds at a time.
     blocks : int
         Blocks that one multiprocessor holds; bounds the registers of a thread.
     """
@@ -50,6 +53,7 @@ class FusedShape:
     row_tiles: int
     warps: int
     columns: int
+    column_block: int
     blocks: int = 2
 
     @property
@@ -64,8 +68,8 @@ class FusedShape:
 
     @property
     def takes_bias(self) -> bool:
-        """Whether scores may have a bias; registers of two row tiles are too short for it."""
-        return self.row_tiles == 1
+        """Whether scores may have a bias; elsewhere registers are too short for its addresses."""
+        return self.row_tiles == 1 and self.column_block == self.columns
 
     @property
     def smem_bytes(self) -> int:
@@ -73,16 +77,17 @@ class FusedShape:
         row_arrays = 1 if self.direction == "forward" else 2
         tiles = (row_arrays * self.rows + 2 * _STAGES * self.columns) * self.head_dim * 2
         tables = self.rows * _ROW_TABLE_BYTES + self.columns * _COLUMN_TABLE_BYTES
-        return tiles + tables + self.warps * _WARP_TABLE_BYTES + _BLOCK_TABLE_BYTES + self._queries
+        tables += self.warps * _WARP_TABLE_BYTES + self._queries + _BLOCK_TABLE_BYTES
+        return tiles + tables + _ALIGNMENT_BYTES
 
     @property
     def _queries(self) -> int:
-        """Bytes of what backward knows of each query, rounded up to whole words."""
+        """Bytes of what backward knows of each query."""
         if self.direction == "forward":
             queries = 1
         else:
             queries = self.rows if self.side == "query" else _STAGES * self.columns
-        return queries * _STATISTICS_BYTES + 4
+        return queries * _STATISTICS_BYTES
 
     def variant(self, dtype: str) -> Variant:
         """The manifest's row for inputs of a dtype."""
@@ -92,37 +97,46 @@ class FusedShape:
             ("COLUMNS", self.columns),
             ("BLOCKS", self.blocks),
         )
-        side = (("SIDE", int(self.side == "key")),) if self.direction == "gradient" else ()
+        side, block = (), ()
+        if self.direction == "gradient":
+            side = (("SIDE", int(self.side == "key")),)
+            block = (("BLOCK", self.column_block),)
         return Variant(
             f"fused_{self.direction}_sm80",
             dtype,
             0,
             threads=32 * self.warps,
             smem_bytes=self.smem_bytes,
-            defines=(*side, *tile),
+            defines=(*side, *tile, *block),
         )
 
 
 # Two row tiles halve the reads of columns from shared memory; one leaves registers for more
 # channels, and wastes less on small windows.
 FORWARD_SHAPES = (
-    FusedShape("forward", "query", 32, row_tiles=1, warps=4, columns=64, blocks=3),
-    FusedShape("forward", "query", 64, row_tiles=1, warps=4, columns=64),
-    FusedShape("forward", "query", 64, row_tiles=2, warps=4, columns=64),
-    FusedShape("forward", "query", 128, row_tiles=1, warps=4, columns=64),
-    FusedShape("forward", "query", 128, row_tiles=2, warps=4, columns=32),
-    FusedShape("forward", "query", 128, row_tiles=2, warps=4, columns=64),
-    FusedShape("forward", "query", 256, row_tiles=1, warps=4, columns=32),
+    FusedShape("forward", "query", 32, row_tiles=1, warps=4, columns=64, column_block=64, blocks=3),
+    FusedShape("forward", "query", 64, row_tiles=1, warps=4, columns=64, column_block=64),
+    FusedShape("forward", "query", 64, row_tiles=2, warps=4, columns=64, column_block=64),
+    FusedShape("forward", "query", 64, row_tiles=2, warps=4, columns=128, column_block=128),
+    FusedShape("forward", "query", 128, row_tiles=1, warps=4, columns=64, column_block=64),
+    FusedShape("forward", "query", 128, row_tiles=2, warps=4, columns=32, column_block=32),
+    FusedShape("forward", "query", 128, row_tiles=2, warps=4, columns=64, column_block=64),
+    FusedShape("forward", "query", 256, row_tiles=1, warps=4, columns=32, column_block=32),
 )
 
 GRADIENT_SHAPES = (
-    FusedShape("gradient", "query", 32, row_tiles=1, warps=4, columns=64, blocks=3),
-    FusedShape("gradient", "query", 64, row_tiles=1, warps=4, columns=64),
-    FusedShape("gradient", "query", 64, row_tiles=2, warps=4, columns=32),
-    FusedShape("gradient", "query", 128, row_tiles=1, warps=4, columns=64),
-    FusedShape("gradient", "query", 128, row_tiles=1, warps=4, columns=32),
-    FusedShape("gradient", "key", 32, row_tiles=1, warps=4, columns=64),
-    FusedShape("gradient", "key", 64, row_tiles=1, warps=4, columns=64),
-    FusedShape("gradient", "key", 64, row_tiles=2, warps=4, columns=32),
-    FusedShape("gradient", "key", 128, row_tiles=1, warps=4, columns=32),
+    FusedShape("gradient", "query", 32, row_tiles=1, warps=4, columns=64, column_block=64, blocks=3),
+    FusedShape("gradient", "query", 64, row_tiles=1, warps=4, columns=64, column_block=64),
+    FusedShape("gradient", "query", 64, row_tiles=2, warps=4, columns=32, column_block=32),
+    FusedShape("gradient", "query", 64, row_tiles=2, warps=4, columns=64, column_block=32),
+    FusedShape("gradient", "query", 64, row_tiles=2, warps=4, columns=64, column_block=64),
+    FusedShape("gradient", "query", 128, row_tiles=1, warps=4, columns=64, column_block=64),
+    FusedShape("gradient", "query", 128, row_tiles=1, warps=4, columns=32, column_block=32),
+    FusedShape("gradient", "query", 128, row_tiles=2, warps=4, columns=32, column_block=32),
+    FusedShape("gradient", "key", 32, row_tiles=1, warps=4, columns=64, column_block=64),
+    FusedShape("gradient", "key", 64, row_tiles=1, warps=4, columns=64, column_block=64),
+    FusedShape("gradient", "key", 64, row_tiles=2, warps=4, columns=32, column_block=32),
+    FusedShape("gradient", "key", 64, row_tiles=2, warps=4, columns=64, column_block=16),
+    FusedShape("gradient", "key", 128, row_tiles=1, warps=4, columns=32, column_block=32),
+    FusedShape("gradient", "key", 128, row_tiles=1, warps=4, columns=64, column_block=32),
 )
