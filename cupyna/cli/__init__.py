@@ -74,14 +74,16 @@ def _app(called: str | None) -> typer.Typer:
     )
     app.callback()(_options)
     for name, summary in COMMANDS.items():
-        app.command(name, help=summary if name != called else None)(
-            _load(name) if name == called else _listed
-        )
+        function = _load(name) if name == called else _listed
+        if isinstance(function, typer.Typer):  # a command with commands of its own
+            app.add_typer(function, name=name)
+        else:
+            app.command(name, help=summary if name != called else None)(function)
     return app
 
 
-def _load(name: str) -> Callable[..., None]:
-    function: Callable[..., None] = getattr(import_module(f"{__name__}.{name}"), name)
+def _load(name: str) -> Callable[..., None] | typer.Typer:
+    function: Callable[..., None] | typer.Typer = getattr(import_module(f"{__name__}.{name}"), name)
     return function
 
 

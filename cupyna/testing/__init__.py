@@ -4,6 +4,7 @@
 >>> # @given(problem=problems()): expected_forward(problem, inputs(problem))["out"].check(my_out)
 """
 
+from ..tolerance import assert_within_rounding, emulation
 from .expected import (
     Expected,
     expected_av,
@@ -14,7 +15,6 @@ from .expected import (
     expected_qk_backward,
 )
 from .strategies import Inputs, axes, inputs, problems
-from .tolerance import assert_within_rounding, emulation
 
 __all__ = [
     "Expected",
