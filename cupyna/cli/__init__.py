@@ -17,6 +17,7 @@ from cupyna._version import __version__
 COMMANDS = {
     "demo": "Denoise a picture, a volume or a signal with neighborhood attention.",
     "bench": "Time the methods on this machine.",
+    "profile": "Show work, traffic, time, occupancy and memory of one call.",
     "build": "Compile the CUDA kernels ahead of time. Needs no GPU.",
     "kernels": "List the compiled kernels and the resources they use.",
     "doctor": "Say what this machine has, what would run and what to install.",
