@@ -144,11 +144,16 @@ def _run(
     console: Console, plan: Plan, device: Any, out: Path | None, head: dict[str, Any], commit: str
 ) -> None:
     from cupyna.profiling import bench as runner
+    from cupyna.profiling.ceilings import Ceilings
     from cupyna.profiling.records import environment, write
     from cupyna.profiling.report import summary, table
 
     found: list[Measurement] = []
-    whole = {"what": "medians of interleaved rounds, microseconds", **head}
+    whole = {
+        "what": "medians of interleaved rounds, microseconds",
+        **head,
+        "ceilings": Ceilings.measured(plan.dtypes).to_json(),
+    }
     for measurement in _watched(runner.measure(plan, device), plan.count):
         found.append(measurement)
         if len(found) == 1:

@@ -17,13 +17,16 @@ from ..tolerance import Deviation
 from .checks import Check
 from .implementations import DIRECTIONS, Direction, Implementation, Refused, Work
 from .problems import Row
-from .records import Measurement, Record
+from .records import Measurement, Record, flops
 from .timing import Repeat, interleave, own_stream
 
 __all__ = ["Plan", "measure", "random_tensors"]
 
 # Sets of inputs that together do not fit in the cache.
 _MOST_SETS = 16
+
+# No GPU multiplies faster; what would take too long even so is not begun.
+_FASTEST_FLOPS = 4e15
 
 # Error that some peers' sums in half precision make, relative to the largest value.
 _ROUGH = 0.03
@@ -66,8 +69,8 @@ def measure(plan: Plan, device: DeviceSpec) -> Iterator[Measurement]:
                 yield _Bench(plan, device, row, row.problem(dtype)).measure()
 
 
-def random_tensors(problem: Problem, seed: int = 0) -> dict[str, Any]:
-    """Reproducible torch tensors on the GPU: q, k, v and dout."""
+def random_tensors(problem: Problem, seed: int = 0, with_gradient: bool = True) -> dict[str, Any]:
+    """Reproducible torch tensors on the GPU: q, k, v and, with a gradient, dout."""
     import torch
 
     generator = torch.Generator("cuda").manual_seed(seed)
@@ -75,16 +78,18 @@ def random_tensors(problem: Problem, seed: int = 0) -> dict[str, Any]:
 
     def draw(heads: int, channels: int) -> Any:
         shape = (problem.batch, *problem.spatial, heads, channels)
+        values = torch.randn(shape, generator=generator, device="cuda", dtype=dtype)
         # Some of the mean is lost with a lost term; half sums overflow for a large one.
-        values = torch.randn(shape, generator=generator, device="cuda") + 0.25
-        return values.to(dtype)
+        return values.add_(0.25)
 
-    return {
+    tensors = {
         "q": draw(problem.heads, problem.head_dim),
         "k": draw(problem.kv_heads, problem.head_dim),
         "v": draw(problem.kv_heads, problem.value_dim),
-        "dout": draw(problem.heads, problem.value_dim),
     }
+    if with_gradient:
+        tensors["dout"] = draw(problem.heads, problem.value_dim)
+    return tensors
 
 
 def _is_rough(found: Deviation) -> bool:
@@ -99,8 +104,8 @@ class _Bench:
         self._plan = plan
         self._problem = problem
         self._found = Measurement(row.suite, row.name, problem)
-        count = math.ceil(2 * device.l2_bytes / problem.least_bytes)
-        self._sets = [random_tensors(problem, i) for i in range(max(1, min(_MOST_SETS, count)))]
+        self._count = max(1, min(_MOST_SETS, -(-2 * device.l2_bytes // problem.least_bytes)))
+        self._sets: list[dict[str, Any]] = []
         self._checks: dict[Problem, Check] = {}
         self._start = monotonic()
 
@@ -109,6 +114,14 @@ class _Bench:
 
         for implementation in self._plan.implementations:
             self._found.records[implementation.name] = Record()
+        with_gradient = any(direction != "forward" for direction in self._plan.directions)
+        try:
+            for seed in range(self._count):
+                self._sets.append(random_tensors(self._problem, seed, with_gradient))
+        except torch.OutOfMemoryError:
+            for record in self._found.records.values():
+                record.refused |= dict.fromkeys(self._plan.directions, "the inputs do not fit")
+            return self._found
         for direction in self._plan.directions:
             repeats = {}
             for implementation in self._plan.implementations:
@@ -155,10 +168,14 @@ class _Bench:
             raise Refused(
                 f"takes {needed / 2**30:.1f} GiB beside its inputs, and {free / 2**30:.1f} are free"
             )
+        computed = implementation.computes(self._problem)
+        least_s = flops(computed, direction) / _FASTEST_FLOPS
+        if least_s > self._plan.limit_s:
+            raise Refused(f"takes {least_s:.0f} s or more of {self._plan.limit_s:g} s")
         works = [implementation.work(self._problem, tensors, direction) for tensors in self._sets]
         record.about[direction] = dict(works[0].about)
-        results, record.peak_bytes[direction] = self._run_once(works[0])
-        check = self._check(implementation.computes(self._problem))
+        results, record.peak_bytes[direction] = self._run_once(works[0], direction)
+        check = self._check(computed)
         deviations = check.deviations(results)
         record.deviations[direction] = deviations
         del results
@@ -171,14 +188,15 @@ class _Bench:
             raise Refused(f"wrong: {'; '.join(complaints)}")
         return Repeat([work.run for work in works])
 
-    def _run_once(self, work: Work) -> tuple[dict[str, Any], int]:
+    def _run_once(self, work: Work, direction: Direction) -> tuple[dict[str, Any], int]:
         """Results, and the most memory that was held; memory is poisoned before."""
         import torch
 
         def poison() -> None:
             dtype = getattr(torch, self._problem.dtype)
             shape = self._sets[0]["q"].shape
-            kept = [torch.full(shape, math.nan, dtype=dtype, device="cuda") for _ in range(4)]
+            count = 1 if direction == "forward" else 3
+            kept = [torch.full(shape, math.nan, dtype=dtype, device="cuda") for _ in range(count)]
             del kept
 
         poison()

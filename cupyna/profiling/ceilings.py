@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from .gpus import NamedGpu
-from .timing import Repeat, interleave
+from .timing import Repeat, interleave, own_stream
 
 __all__ = ["Ceilings"]
 
@@ -49,19 +50,23 @@ class Ceilings:
         return cls(gpu.spec.bytes_per_us, rates, is_measured=False)
 
     @classmethod
-    def measured(cls, dtype: str) -> Ceilings:
-        """Copy and multiply on the current GPU; products in one dtype.
+    def measured(cls, dtypes: Sequence[str]) -> Ceilings:
+        """Copy and multiply on the current GPU.
 
         float32 counts as the faster of plain products and a third of TF32's rate, as three TF32
         products make one that is as accurate.
         """
         import torch
 
-        rate = _product_rate(dtype, allow_tf32=False)
-        if dtype == "float32":
-            rate = max(rate, _product_rate(dtype, allow_tf32=True) / 3)
+        rates = {}
+        with own_stream():
+            copied = _copy_rate()
+            for dtype in dtypes:
+                rates[dtype] = _product_rate(dtype, allow_tf32=False)
+                if dtype == "float32":
+                    rates[dtype] = max(rates[dtype], _product_rate(dtype, allow_tf32=True) / 3)
         torch.cuda.empty_cache()
-        return cls(_copy_rate(), {dtype: rate}, is_measured=True)
+        return cls(copied, rates, is_measured=True)
 
 
 def _copy_rate() -> float:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..execution import Choice
+from ..geometry import Axis
 from ..problem import DeviceSpec, Problem
 from ..tiles import TilePlan
 
@@ -52,8 +53,14 @@ class CallCounts:
 
 def useful_pairs(problem: Problem) -> int:
     """Pairs of a query and a key of its window, over all heads and batch entries."""
-    along = [int((ends - begins).sum()) for begins, ends in (a.windows() for a in problem.axes)]
-    return problem.batch * problem.heads * math.prod(along)
+    return problem.batch * problem.heads * math.prod(map(_axis_pairs, problem.axes))
+
+
+def _axis_pairs(axis: Axis) -> int:
+    if not axis.is_causal:  # every window is full, in an axis of millions of tokens, too
+        return axis.length * axis.kernel_size
+    begins, ends = axis.windows()
+    return int((ends - begins).sum())
 
 
 def call_counts(problem: Problem, operation: Pass, choice: Choice, spec: DeviceSpec) -> CallCounts:

@@ -120,12 +120,65 @@ def _sweep(suite: str) -> Iterator[Row]:
             )
 
 
+def _line(name: str, tokens: int, window: int, head_dim: int = 64) -> Row:
+    """A sequence under a sliding window, 8 heads."""
+    return Row("scaling", name, 1, 8, head_dim, (tokens,), (window,))
+
+
+def _scaling() -> Iterator[Row]:
+    """One of tokens, window and head_dim grows, and all else stays."""
+    for exponent in range(10, 23):
+        yield _line(f"tokens {1 << exponent}", 1 << exponent, 127)
+    for exponent in range(5, 11):
+        side = 1 << exponent
+        yield Row("scaling", f"image {side}x{side}", 1, 8, 64, (side, side), (13, 13))
+    for window in (3, 7, 15, 31, 63, 127, 255, 511, 1023, 2047, 4095, 8191, 16383):
+        yield _line(f"window {window}", 16384, window)
+    for head_dim in (8, 16, 32, 64, 96, 128, 192, 256):
+        yield _line(f"head_dim {head_dim}", 16384, 127, head_dim)
+
+
+def _longest() -> Iterator[Row]:
+    """A sequence that doubles until nothing fits."""
+    for exponent in range(16, 26):
+        yield Row("longest", f"context {1 << exponent}", 1, 8, 64, (1 << exponent,), (2047,))
+
+
+def _patterns() -> Iterator[Row]:
+    """One window, and what stride, dilation and causality make of it."""
+    for name, stride, dilation, is_causal in (
+        ("sliding", 1, 1, False),
+        ("strided", 128, 1, False),
+        ("blocked", 1024, 1, False),
+        ("dilated", 1, 8, False),
+        ("causal", 1, 1, True),
+    ):
+        yield Row(
+            "patterns", f"sequence, {name}", 1, 16, 64, (16384,), (1024,),
+            (stride,), (dilation,), (is_causal,),
+        )  # fmt: skip
+    for name, stride, dilation, is_causal in (
+        ("sliding", 1, 1, False),
+        ("strided", 4, 1, False),
+        ("blocked", 16, 1, False),
+        ("dilated", 1, 8, False),
+        ("causal along one axis", 1, 1, True),
+    ):
+        yield Row(
+            "patterns", f"image, {name}", 1, 16, 64, (128, 128), (16, 16),
+            (stride,) * 2, (dilation,) * 2, (is_causal, False),
+        )  # fmt: skip
+
+
 SUITES = {
     "cases": "twelve problems of all kinds, from long sequences and video to image models",
     "dense": "windows as large as the grid: self-attention",
     "paper-1d": "the sweep of windows, grids, head sizes and dilations in one dimension",
     "paper-2d": "the same in two dimensions",
     "paper-3d": "the same in three dimensions",
+    "scaling": "tokens, window and head_dim, each growing alone",
+    "longest": "a sequence that doubles until it does not fit in memory",
+    "patterns": "blocked, strided, dilated and causal windows beside sliding ones",
 }
 
 
@@ -142,7 +195,11 @@ def rows(suite: str) -> tuple[Row, ...]:
         raise ValueError(f"suite must be one of {', '.join(SUITES)}, got {suite!r}")
     if suite in _SWEEP:
         return tuple(_sweep(suite))
-    return tuple(_cases() if suite == "cases" else _dense())
+    others = {
+        "cases": _cases, "dense": _dense, "scaling": _scaling, "longest": _longest,
+        "patterns": _patterns,
+    }  # fmt: skip
+    return tuple(others[suite]())
 
 
 def find(name: str) -> Row:

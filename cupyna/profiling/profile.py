@@ -161,7 +161,7 @@ def measured(
     problem = row.problem(dtype)
     plan = Plan([row], [dtype], [*ours(names, spec), *peers], operations)
     (found,) = measure(plan, spec)
-    profile = predicted(problem, spec, Ceilings.measured(dtype), names, operations)
+    profile = predicted(problem, spec, Ceilings.measured([dtype]), names, operations)
     profile.is_measured = True
     for line in profile.lines:
         record = found.records[line.name]

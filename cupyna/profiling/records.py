@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +15,20 @@ from ..kernels.sources import installed_sources
 from ..kernels.store import default_store
 from ..problem import Problem
 from ..tolerance import Deviation
+from .counts import useful_pairs
+from .implementations import DIRECTIONS
 from .timing import Times
 
-__all__ = ["Comparison", "Measurement", "Record", "compare", "environment", "write"]
+__all__ = [
+    "FORMAT",
+    "Comparison",
+    "Measurement",
+    "Record",
+    "compare",
+    "environment",
+    "flops",
+    "write",
+]
 
 # Of one run; later forms may hold more.
 FORMAT = "cupyna bench 2"
@@ -86,14 +96,6 @@ class Measurement:
     problem: Problem
     records: dict[str, Record] = field(default_factory=dict)
 
-    @property
-    def forward_flops(self) -> int:
-        """Useful floating-point operations of forward; backward has five halves of them."""
-        problem = self.problem
-        keys = [int((ends - begins).sum()) for begins, ends in (a.windows() for a in problem.axes)]
-        pairs = problem.batch * problem.heads * math.prod(keys)
-        return 2 * pairs * (problem.head_dim + problem.value_dim)
-
     def to_json(self) -> dict[str, Any]:
         problem = self.problem
         return {
@@ -108,7 +110,7 @@ class Measurement:
             "stride": problem.stride,
             "dilation": problem.dilation,
             "is_causal": problem.is_causal,
-            "forward_flops": self.forward_flops,
+            "useful_flops": {way: flops(problem, way) for way in DIRECTIONS},
             "least_bytes": problem.least_bytes,
             "implementations": {name: record.to_json() for name, record in self.records.items()},
         }
@@ -129,6 +131,14 @@ class Comparison:
     def ratio(self) -> float:
         """How many times the second file's time the first one's is."""
         return self.first_us / self.second_us
+
+
+def flops(problem: Problem, direction: str) -> int:
+    """Useful floating-point operations; backward has five products where forward has two."""
+    pairs = useful_pairs(problem)
+    forward = 2 * pairs * (problem.head_dim + problem.value_dim)
+    backward = 2 * pairs * (3 * problem.head_dim + 2 * problem.value_dim)
+    return {"forward": forward, "backward": backward}.get(direction, forward + backward)
 
 
 def environment(commit: str) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 
 from rich.table import Table
 
 from .problems import SUITES, rows
-from .records import Comparison, Measurement
+from .records import Comparison, Measurement, flops
 
 __all__ = ["comparison_table", "problem_table", "summary", "table"]
 
@@ -96,6 +95,5 @@ def _cell(measurement: Measurement, name: str, direction: str) -> str:
     if record is None or direction not in record.times:
         return "-"
     median_us = record.times[direction].median_us
-    share = {"forward": 1.0, "backward": 2.5, "forward+backward": 3.5}.get(direction, math.nan)
-    rate = measurement.forward_flops * share / median_us / 1e6
-    return f"{median_us / 1e3:.3f} ({rate:.0f})" if rate >= 0 else f"{median_us / 1e3:.3f}"
+    rate = flops(measurement.problem, direction) / median_us / 1e6
+    return f"{median_us / 1e3:.3f} ({rate:.0f})"

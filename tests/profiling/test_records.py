@@ -38,7 +38,12 @@ def test_a_file_holds_times_errors_and_reasons(tmp_path: Path) -> None:
     (found,) = document["measurements"]
     assert (found["problem"], found["dtype"], found["dilation"]) == ("H", "float16", [8, 8])
     # 4 operations for each of 32 * 4 heads, 112^2 tokens, 49 keys and 32 channels
-    assert found["forward_flops"] == 4 * 32 * 4 * 112**2 * 49 * 32
+    forward_flops = 4 * 32 * 4 * 112**2 * 49 * 32
+    assert found["useful_flops"] == {
+        "forward": forward_flops,
+        "backward": 5 * forward_flops // 2,
+        "forward+backward": 7 * forward_flops // 2,
+    }
     forward = found["implementations"]["fused"]["forward"]
     assert forward["median_us"] == 100.0 and forward["most_us"] == 105.0
     assert forward["rounds"] == 3 and forward["timed"] == "graph"

@@ -51,15 +51,16 @@ class Dense:
             with sdpa_kernel(backend):
                 return scaled_dot_product_attention(q, k, v)
 
-        q, k, v, dout = (
-            tensors[name].flatten(1, problem.rank).transpose(1, 2)
-            for name in ("q", "k", "v", "dout")
-        )
+        by_head = {
+            name: tensor.flatten(1, problem.rank).transpose(1, 2)
+            for name, tensor in tensors.items()
+        }
+        inputs = [by_head[name] for name in ("q", "k", "v")]
 
         def ours(tensor: Any) -> Any:
             return tensor.transpose(1, 2).unflatten(1, problem.spatial)
 
-        run = autograd_run(call, (q, k, v), dout, direction)
+        run = autograd_run(call, inputs, by_head.get("dout"), direction)
         if direction == "forward":
             return Work(run, lambda out: {"out": ours(out)})
         return Work(run, lambda found: dict(zip(("dq", "dk", "dv"), map(ours, found), strict=True)))

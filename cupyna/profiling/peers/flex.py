@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,17 +58,18 @@ class Flex:
             mask = _block_mask(problem, tile, order.device)
             self._compiled[problem] = (torch.compile(flex_attention, dynamic=False), mask)
         compiled, mask = self._compiled[problem]
-        q, k, v, dout = (
-            tensors[name].flatten(1, problem.rank)[:, order].transpose(1, 2).contiguous()
-            for name in ("q", "k", "v", "dout")
-        )
+        by_head = {
+            name: tensor.flatten(1, problem.rank)[:, order].transpose(1, 2).contiguous()
+            for name, tensor in tensors.items()
+        }
+        inputs = [by_head[name] for name in ("q", "k", "v")]
         back = order.argsort()
 
         def ours(tensor: Any) -> Any:
             return tensor.transpose(1, 2)[:, back].unflatten(1, problem.spatial)
 
         run = autograd_run(
-            lambda *inputs: compiled(*inputs, block_mask=mask), (q, k, v), dout, direction
+            partial(compiled, block_mask=mask), inputs, by_head.get("dout"), direction
         )
         about = {"tile": tile if self._is_tiled else ()}
         if direction == "forward":
@@ -166,13 +168,13 @@ def _block_mask(problem: Problem, tile: tuple[int, ...], device: Any) -> Any:
     full = torch.cat(whole)
     if tokens % _BLOCK:
         full[-1], full[:, -1] = False, False
-    partial = torch.cat(some) & ~full
+    some_blocks = torch.cat(some) & ~full
 
     def listed(wanted: Any) -> tuple[Any, Any]:
         order = wanted.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
         return wanted.sum(-1).to(torch.int32)[None, None], order.to(torch.int32)[None, None]
 
     return BlockMask.from_kv_blocks(
-        *listed(partial), *listed(full), BLOCK_SIZE=_BLOCK, mask_mod=sees,
+        *listed(some_blocks), *listed(full), BLOCK_SIZE=_BLOCK, mask_mod=sees,
         seq_lengths=(tokens, tokens),
     )  # fmt: skip

@@ -65,9 +65,9 @@ class Natten:
         tiles: dict[str, Any] = {}
         # Where a window is the whole grid another kernel runs, with tiles of its own.
         if problem.kernel_size != problem.spatial:
-            tiles = self._tiles(problem, inputs, tensors["dout"], direction, backend, options)
+            tiles = self._tiles(problem, inputs, tensors.get("dout"), direction, backend, options)
         call = partial(getattr(self._natten, f"na{problem.rank}d"), **options, **tiles)
-        run = autograd_run(call, inputs, tensors["dout"], direction)
+        run = autograd_run(call, inputs, tensors.get("dout"), direction)
         about = {"backend": options["backend"], **{name: str(tile) for name, tile in tiles.items()}}
         if direction == "forward":
             return Work(run, lambda out: {"out": out}, about)

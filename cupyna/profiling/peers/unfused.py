@@ -47,17 +47,19 @@ class Unfused:
 
     def work(self, problem: Problem, tensors: Mapping[str, Any], direction: Direction) -> Work:
         api = self._api
-        q, k, v, dout = (
-            tensors[name].movedim(-2, 1).contiguous() for name in ("q", "k", "v", "dout")
+        by_head = {name: tensor.movedim(-2, 1).contiguous() for name, tensor in tensors.items()}
+        arguments = (
+            *(by_head[name] for name in ("q", "k", "v")),
+            problem.kernel_size,
+            problem.dilation,
         )
-        arguments = (q, k, v, problem.kernel_size, problem.dilation)
         options = {"impl": self._method}
 
         def kept() -> Any:
             return api.attention(*arguments, return_saved=True, **options)[1]
 
         def backward(saved: Any) -> Any:
-            return api.attention_backward(dout, *arguments, saved=saved, **options)
+            return api.attention_backward(by_head["dout"], *arguments, saved=saved, **options)
 
         if direction == "forward":
             return Work(
