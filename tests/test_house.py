@@ -19,6 +19,7 @@ PYTHON_FLOORS = (
     ("problem",),
     ("arrays", "tiles"),
     ("execution", "overlap", "reference"),
+    ("tolerance",),
     ("kernels",),
     ("devices",),
     ("backends",),

@@ -17,6 +17,7 @@ from cupyna._version import __version__
 COMMANDS = {
     "demo": "Denoise a picture, a volume or a signal with neighborhood attention.",
     "bench": "Time the methods on this machine.",
+    "profile": "Show work, traffic, time, occupancy and memory of one call.",
     "build": "Compile the CUDA kernels ahead of time. Needs no GPU.",
     "kernels": "List the compiled kernels and the resources they use.",
     "doctor": "Say what this machine has, what would run and what to install.",
@@ -74,14 +75,16 @@ def _app(called: str | None) -> typer.Typer:
     )
     app.callback()(_options)
     for name, summary in COMMANDS.items():
-        app.command(name, help=summary if name != called else None)(
-            _load(name) if name == called else _listed
-        )
+        function = _load(name) if name == called else _listed
+        if isinstance(function, typer.Typer):  # a command with commands of its own
+            app.add_typer(function, name=name)
+        else:
+            app.command(name, help=summary if name != called else None)(function)
     return app
 
 
-def _load(name: str) -> Callable[..., None]:
-    function: Callable[..., None] = getattr(import_module(f"{__name__}.{name}"), name)
+def _load(name: str) -> Callable[..., None] | typer.Typer:
+    function: Callable[..., None] | typer.Typer = getattr(import_module(f"{__name__}.{name}"), name)
     return function
 
 

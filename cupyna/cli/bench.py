@@ -2,101 +2,206 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from cupyna.kernels.machine import gpus
 
 if TYPE_CHECKING:
-    from cupyna.profiling.naive import Measurement
+    from cupyna.profiling.bench import Plan
+    from cupyna.profiling.problems import Row
+    from cupyna.profiling.records import Measurement
 
 __all__ = ["bench"]
 
-
-class Subject(StrEnum):
-    """What is measured."""
-
-    CPU = "cpu"
-    NAIVE = "naive"
-    FUSED = "fused"
+bench = typer.Typer(invoke_without_command=True, no_args_is_help=False)
 
 
-def bench(
-    subject: Annotated[
-        Subject, typer.Argument(help="cpu: the CPU path. naive, fused: the CUDA kernels.")
-    ] = Subject.CPU,
-    peer: Annotated[
-        Path | None,
-        typer.Option(help="Folder of NATTEN 0.17.5's kernels, to time them side by side."),
+class Dtype(StrEnum):
+    """Element types."""
+
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
+class Way(StrEnum):
+    """What is timed."""
+
+    FORWARD = "forward"
+    BACKWARD = "backward"
+    BOTH = "forward+backward"
+
+
+@bench.callback()
+def measure(
+    context: typer.Context,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(help="Suite of problems, or all. Repeat it for several. Default: cases."),
     ] = None,
     case: Annotated[
-        list[str] | None, typer.Option(help="Case to measure. Repeat it for several.")
+        list[str] | None, typer.Option(help="One problem by name. Repeat it for several.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 7,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="naive, gemm or fused, or a backend's name. Default: every method."),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="Another library, as NAME or NAME=FOLDER; --list names them."),
+    ] = None,
+    dtype: Annotated[list[Dtype] | None, typer.Option(help="Default: float16 and float32.")] = None,
+    direction: Annotated[list[Way] | None, typer.Option(help="Default: all three.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
+    limit: Annotated[
+        float, typer.Option(min=1, help="Seconds for one problem in one dtype.")
+    ] = 30.0,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
     commit: Annotated[str, typer.Option(help="Name of the measured commit, for the file.")] = "",
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Two such files, side by side.")
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List problems and peers.")] = False,
 ) -> None:
-    """Time the methods on this machine."""
-    if subject is Subject.CPU:
-        from cupyna.profiling.cpu import measure, report
+    """Time methods and other libraries on this machine's GPU, after checking their results.
 
-        report(measure())
+    Without a GPU, and with nothing asked for, it is `cupyna bench cpu`.
+
+    Sending in another GPU's numbers takes one command: cupyna bench --suite all --out gpu.json
+    """
+    if context.invoked_subcommand is not None:
+        return
+    console = Console(width=None if Console().is_terminal else 200)
+    if listed:
+        _list(console)
+        return
+    if compare is not None:
+        _compare(console, *compare)
         return
     if not gpus():
-        raise typer.BadParameter("this machine has no NVIDIA GPU")
-    from cupyna.profiling import fused, naive
+        if suite or case or peer or out:
+            raise typer.BadParameter(
+                "this machine has no NVIDIA GPU; `cupyna bench cpu` needs none"
+            )
+        cpu()
+        return
+    from cupyna.arrays import Device
+    from cupyna.devices import device_spec
+    from cupyna.problem import METHODS
+    from cupyna.profiling.bench import Plan
+    from cupyna.profiling.implementations import DIRECTIONS, ours
+    from cupyna.profiling.peers import load
 
-    cases = list(naive.CASES) if case is None else case
-    unknown = set(cases) - set(naive.CASES)
-    if unknown:
-        raise typer.BadParameter(f"--case {min(unknown)} is not one of {', '.join(naive.CASES)}")
-    if subject is Subject.FUSED:
-        measurements = fused.measure(cases, fused.DTYPES, rounds)
-    else:
-        from cupyna.profiling.peers import Natten175
+    device = device_spec(Device("cuda", 0))
+    try:
+        peers, missing = load(peer or [])
+        plan = Plan(
+            rows=_rows(suite or ([] if case else ["cases"]), case or []),
+            dtypes=dtype or [Dtype.FLOAT16, Dtype.FLOAT32],
+            implementations=[*ours(method or METHODS, device), *peers],
+            directions=[way for way in DIRECTIONS if direction is None or way in direction],
+            rounds=rounds,
+            limit_s=limit,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    for name, reason in missing.items():
+        console.print(f"peer {name} is missing: {reason}")
+    _run(console, plan, device, out, {"rounds": rounds, "missing_peers": missing}, commit)
 
-        beside = None if peer is None else Natten175(peer)
-        measurements = naive.measure(beside, cases, naive.DTYPES, rounds)
-    found = _watched(measurements, len(cases) * 2)
-    Console(width=180).print(_table(found))
-    if out is not None:
-        naive.write(out, found, rounds, commit)
+
+@bench.command()
+def cpu() -> None:
+    """Time the CPU path beside NumPy and FlexAttention."""
+    from cupyna.profiling.cpu import measure, report
+
+    report(measure())
 
 
-def _watched(measurements: Iterator[Measurement], total: int) -> list[Measurement]:
-    """Every measurement, under a progress bar."""
+def _rows(suites: list[str], names: list[str]) -> list[Row]:
+    from cupyna.profiling.problems import SUITES, find, rows
+
+    chosen = list(SUITES) if "all" in suites else suites
+    return [row for suite in chosen for row in rows(suite)] + [find(name) for name in names]
+
+
+def _run(
+    console: Console, plan: Plan, device: Any, out: Path | None, head: dict[str, Any], commit: str
+) -> None:
+    from cupyna.profiling import bench as runner
+    from cupyna.profiling.ceilings import Ceilings
+    from cupyna.profiling.records import environment, write
+    from cupyna.profiling.report import summary, table
+
+    found: list[Measurement] = []
+    whole = {
+        "what": "medians of interleaved rounds, microseconds",
+        **head,
+        "ceilings": Ceilings.measured(plan.dtypes).to_json(),
+    }
+    for measurement in _watched(runner.measure(plan, device), plan.count):
+        found.append(measurement)
+        if len(found) == 1:
+            whole |= environment(commit)
+        if out is not None:
+            write(out, whole, found)
+    console.print(table(found))
+    for line in summary(found):
+        console.print(line, style="dim")
+
+
+def _watched(measurements: Iterator[Measurement], total: int) -> Iterator[Measurement]:
+    """Every measurement, under a progress bar with the time left."""
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
         TextColumn("{task.fields[now]}"),
     )
-    found = []
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=total, now="")
         for measurement in measurements:
-            found.append(measurement)
-            now = f"{measurement.case} {measurement.problem.dtype}"
+            now = f"{measurement.name} {measurement.problem.dtype}"
             progress.update(task, advance=1, now=now)
-    return found
+            yield measurement
 
 
-def _table(found: Sequence[Measurement]) -> Table:
-    table = Table(title="milliseconds, and how many times as long the peer takes")
-    for name in ("case", "dtype", *found[0].times):
-        table.add_column(name, justify="right" if name in found[0].times else "left")
-    for measurement in found:
-        cells = []
-        for piece, times in measurement.times.items():
-            ratio = measurement.ratio(piece)
-            ours = f"{times['cupyna'].median_us / 1e3:.3f}"
-            cells.append(ours if ratio is None else f"{ours} ({ratio:.1f}x)")
-        table.add_row(measurement.case, measurement.problem.dtype, *cells)
-    return table
+def _compare(console: Console, first: Path, second: Path) -> None:
+    from cupyna.profiling.records import compare
+    from cupyna.profiling.report import comparison_table
+
+    try:
+        result, line = comparison_table(compare(first, second))
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+    console.print(result)
+    console.print(line)
+
+
+def _list(console: Console) -> None:
+    from cupyna.profiling.peers import PEERS
+    from cupyna.profiling.problems import SUITES
+    from cupyna.profiling.report import problem_table
+
+    console.print(problem_table())
+    for title, entries in (("suites", SUITES), ("peers", PEERS)):
+        console.print(f"{title}:")
+        for name, what in entries.items():
+            console.print(f"  {name:<15} {what}")

@@ -4,6 +4,7 @@
 >>> # @given(problem=problems()): expected_forward(problem, inputs(problem))["out"].check(my_out)
 """
 
+from ..tolerance import assert_within_rounding, emulation
 from .expected import (
     Expected,
     expected_av,
@@ -15,7 +16,6 @@ from .expected import (
     stored_forward,
 )
 from .strategies import Inputs, axes, inputs, problems
-from .tolerance import assert_within_rounding, emulation
 
 __all__ = [
     "Expected",

@@ -13,8 +13,8 @@ import numpy as np
 from .. import reference
 from ..arrays.host import host_dtype
 from ..problem import Problem
+from ..tolerance import assert_within_rounding, emulation
 from .strategies import Inputs
-from .tolerance import assert_within_rounding, emulation
 
 __all__ = [
     "Expected",

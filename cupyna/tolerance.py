@@ -15,14 +15,15 @@ is emulated in float32, and its error scaled by the ratio of the two epsilons.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..arrays.host import host_dtype
-from ..reference import Precision
+from .arrays.host import host_dtype
+from .reference import Precision
 
-__all__ = ["assert_within_rounding", "emulation"]
+__all__ = ["Deviation", "assert_within_rounding", "deviation", "emulation"]
 
 _FLOAT32_TO_FLOAT64 = float(np.finfo(np.float64).eps / np.finfo(np.float32).eps)
 
@@ -30,6 +31,28 @@ _FLOAT32_TO_FLOAT64 = float(np.finfo(np.float64).eps / np.finfo(np.float32).eps)
 def emulation(dtype: str, weights: str | None = None) -> Precision:
     """How a kernel for inputs of `dtype` rounds; it stores weights as `weights`, if not wider."""
     return Precision("float32", "float32" if weights in (None, "float64") else weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """How far a result is from the exact one, and how far it may be.
+
+    Parameters
+    ----------
+    largest, largest_allowed, rms, rms_allowed : float
+        In the result's own units; zero where there is nothing to compare.
+    scale : float
+        Largest exact value.
+    complaint : str
+        Why the result is wrong; empty where it is right.
+    """
+
+    largest: float = 0.0
+    largest_allowed: float = 0.0
+    rms: float = 0.0
+    rms_allowed: float = 0.0
+    scale: float = 0.0
+    complaint: str = ""
 
 
 def assert_within_rounding(
@@ -62,13 +85,28 @@ def assert_within_rounding(
     AssertionError
         If shapes differ, NaN or infinity stand elsewhere, or the error is larger than allowed.
     """
+    complaint = deviation(actual, exact, emulated, magnitude, dtype, name).complaint
+    assert not complaint, complaint
+
+
+def deviation(
+    actual: np.ndarray,
+    exact: np.ndarray,
+    emulated: np.ndarray,
+    magnitude: np.ndarray,
+    dtype: str,
+    name: str = "result",
+) -> Deviation:
+    """Measure a result by the tolerance rule; parameters as :func:`assert_within_rounding`."""
     import ml_dtypes
 
     storage = host_dtype(dtype)
-    assert actual.shape == exact.shape, f"{name}: shape {actual.shape}, expected {exact.shape}"
-    assert actual.dtype == storage, f"{name}: dtype {actual.dtype}, expected {storage}"
+    if actual.shape != exact.shape:
+        return Deviation(complaint=f"{name}: shape {actual.shape}, expected {exact.shape}")
+    if actual.dtype != storage:
+        return Deviation(complaint=f"{name}: dtype {actual.dtype}, expected {storage}")
     if exact.size == 0:
-        return
+        return Deviation()
     got, finite = actual.astype(np.float64), np.isfinite(exact)
     if dtype == "float64":
         difference = np.subtract(emulated, exact, where=finite, out=np.zeros_like(exact))
@@ -78,22 +116,32 @@ def assert_within_rounding(
         rounded = emulated.astype(storage).astype(np.float64)
     for what, test in (("NaN", np.isnan), ("+inf", np.isposinf), ("-inf", np.isneginf)):
         wrong = test(got) != test(exact)
-        assert not wrong.any(), (
-            f"{name}: {what} misplaced in {np.count_nonzero(wrong)} of {wrong.size} elements, "
-            f"first at {tuple(int(i) for i in np.argwhere(wrong)[0])}"
-        )
+        if wrong.any():
+            first = tuple(int(i) for i in np.argwhere(wrong)[0])
+            count = np.count_nonzero(wrong)
+            return Deviation(
+                complaint=f"{name}: {what} misplaced in {count} of {wrong.size} elements, "
+                f"first at {first}"
+            )
     if not finite.any():
-        return
+        return Deviation()
     error = np.abs(got[finite] - exact[finite])
     honest = np.abs(rounded[finite] - exact[finite])
     accumulator = np.float64 if dtype == "float64" else np.float32
     finfo: Any = ml_dtypes.finfo
-    slack = 4 * float(finfo(storage).eps) * float(np.abs(exact[finite]).max())
+    scale = float(np.abs(exact[finite]).max())
+    slack = 4 * float(finfo(storage).eps) * scale
     slack += 4 * float(np.finfo(accumulator).eps) * float(magnitude.max())
+    sizes = []
+    complaint = ""
     for what, measure in (("largest", np.max), ("RMS", lambda x: np.sqrt(np.mean(np.square(x))))):
         found, allowed = float(measure(error)), 2 * float(measure(honest)) + slack
-        assert found <= allowed, (
-            f"{name}: {what} error {found:.3e} exceeds {allowed:.3e} (rounding alone gives "
-            f"{float(measure(honest)):.3e}); worst at "
-            f"{tuple(int(i) for i in np.argwhere(finite)[int(error.argmax())])}"
-        )
+        sizes += [found, allowed]
+        if not complaint and not found <= allowed:
+            complaint = (
+                f"{name}: {what} error {found:.3e} exceeds {allowed:.3e} (rounding alone gives "
+                f"{float(measure(honest)):.3e}); worst at "
+                f"{tuple(int(i) for i in np.argwhere(finite)[int(error.argmax())])}"
+            )
+    largest, largest_allowed, rms, rms_allowed = sizes
+    return Deviation(largest, largest_allowed, rms, rms_allowed, scale, complaint)

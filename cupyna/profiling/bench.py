@@ -1,0 +1,214 @@
+"""Check and time implementations on problems, one after the other.
+
+Nothing is timed before its results were compared with exact ones. Whatever cannot run is recorded
+with its reason, and the run goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from ..problem import DeviceSpec, Problem
+from ..tolerance import Deviation
+from .checks import Check
+from .implementations import DIRECTIONS, Direction, Implementation, Refused, Work
+from .problems import Row
+from .records import Measurement, Record, flops
+from .timing import Repeat, interleave, own_stream
+
+__all__ = ["Plan", "measure", "random_tensors"]
+
+# Sets of inputs that together do not fit in the cache.
+_MOST_SETS = 16
+
+# No GPU multiplies faster; what would take too long even so is not begun.
+_FASTEST_FLOPS = 4e15
+
+# Error that some peers' sums in half precision make, relative to the largest value.
+_ROUGH = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure, and how long it may take.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+    dtypes : sequence of str
+    implementations : sequence of Implementation
+    directions : sequence of str, optional
+    rounds : int, optional
+        Interleaved samples of each implementation.
+    limit_s : float, optional
+        Time for one problem in one dtype. What has not begun by then is recorded as refused.
+    """
+
+    rows: Sequence[Row]
+    dtypes: Sequence[str]
+    implementations: Sequence[Implementation]
+    directions: Sequence[Direction] = DIRECTIONS
+    rounds: int = 5
+    limit_s: float = 30.0
+
+    @property
+    def count(self) -> int:
+        """Problems times dtypes."""
+        return len(self.rows) * len(self.dtypes)
+
+
+def measure(plan: Plan, device: DeviceSpec) -> Iterator[Measurement]:
+    """Measure every problem of a plan in every dtype."""
+    for row in plan.rows:
+        for dtype in plan.dtypes:
+            with own_stream():
+                yield _Bench(plan, device, row, row.problem(dtype)).measure()
+
+
+def random_tensors(problem: Problem, seed: int = 0, with_gradient: bool = True) -> dict[str, Any]:
+    """Reproducible torch tensors on the GPU: q, k, v and, with a gradient, dout."""
+    import torch
+
+    generator = torch.Generator("cuda").manual_seed(seed)
+    dtype = getattr(torch, problem.dtype)
+
+    def draw(heads: int, channels: int) -> Any:
+        shape = (problem.batch, *problem.spatial, heads, channels)
+        values = torch.randn(shape, generator=generator, device="cuda", dtype=dtype)
+        # Some of the mean is lost with a lost term; half sums overflow for a large one.
+        return values.add_(0.25)
+
+    tensors = {
+        "q": draw(problem.heads, problem.head_dim),
+        "k": draw(problem.kv_heads, problem.head_dim),
+        "v": draw(problem.kv_heads, problem.value_dim),
+    }
+    if with_gradient:
+        tensors["dout"] = draw(problem.heads, problem.value_dim)
+    return tensors
+
+
+def _is_rough(found: Deviation) -> bool:
+    """Whether an error looks like a peer's coarser rounding: it is told, and the time counts."""
+    return 0 < found.largest <= _ROUGH * found.scale
+
+
+class _Bench:
+    """One problem in one dtype."""
+
+    def __init__(self, plan: Plan, device: DeviceSpec, row: Row, problem: Problem) -> None:
+        self._plan = plan
+        self._problem = problem
+        self._found = Measurement(row.suite, row.name, problem)
+        self._count = max(1, min(_MOST_SETS, -(-2 * device.l2_bytes // problem.least_bytes)))
+        self._sets: list[dict[str, Any]] = []
+        self._checks: dict[Problem, Check] = {}
+        self._start = monotonic()
+
+    def measure(self) -> Measurement:
+        import torch
+
+        for implementation in self._plan.implementations:
+            self._found.records[implementation.name] = Record()
+        with_gradient = any(direction != "forward" for direction in self._plan.directions)
+        try:
+            for seed in range(self._count):
+                self._sets.append(random_tensors(self._problem, seed, with_gradient))
+        except torch.OutOfMemoryError:
+            for record in self._found.records.values():
+                record.refused |= dict.fromkeys(self._plan.directions, "the inputs do not fit")
+            return self._found
+        for direction in self._plan.directions:
+            repeats = {}
+            for implementation in self._plan.implementations:
+                repeat = self._guarded(implementation, direction)
+                if repeat is not None:
+                    repeats[implementation.name] = repeat
+            left = max(1.0, self._start + self._plan.limit_s - monotonic())
+            times = interleave(repeats, self._plan.rounds, left)
+            for name, found in times.items():
+                record = self._found.records[name]
+                record.times[direction] = found
+                record.is_graph[direction] = repeats[name].is_graph
+            repeats.clear()
+            torch.cuda.empty_cache()
+        return self._found
+
+    def _guarded(self, implementation: Implementation, direction: Direction) -> Repeat | None:
+        """The work made ready, or a reason in the record."""
+        import torch
+
+        record = self._found.records[implementation.name]
+        try:
+            return self._ready(implementation, direction, record)
+        except Refused as reason:
+            record.refused[direction] = str(reason)
+        except torch.OutOfMemoryError:
+            record.refused[direction] = "memory is short"
+        except Exception as error:  # a peer may raise anything; a run of hours goes on
+            record.refused[direction] = f"{type(error).__name__}: {str(error).strip()[:300]}"
+        torch.cuda.empty_cache()
+        torch.cuda.synchronize()  # raises where the device is lost, which ends the run
+        return None
+
+    def _ready(
+        self, implementation: Implementation, direction: Direction, record: Record
+    ) -> Repeat:
+        import torch
+
+        if monotonic() - self._start > self._plan.limit_s:
+            raise Refused(f"no time left of {self._plan.limit_s:g} s for the problem")
+        needed = implementation.memory_bytes(self._problem, direction)
+        free = torch.cuda.mem_get_info()[0]
+        if needed > free:
+            raise Refused(
+                f"takes {needed / 2**30:.1f} GiB beside its inputs, and {free / 2**30:.1f} are free"
+            )
+        computed = implementation.computes(self._problem)
+        least_s = flops(computed, direction) / _FASTEST_FLOPS
+        if least_s > self._plan.limit_s:
+            raise Refused(f"takes {least_s:.0f} s or more of {self._plan.limit_s:g} s")
+        works = [implementation.work(self._problem, tensors, direction) for tensors in self._sets]
+        record.about[direction] = dict(works[0].about)
+        results, record.peak_bytes[direction] = self._run_once(works[0], direction)
+        check = self._check(computed)
+        deviations = check.deviations(results)
+        record.deviations[direction] = deviations
+        del results
+        complaints = [
+            found.complaint
+            for found in deviations.values()
+            if found.complaint and (implementation.is_ours or not _is_rough(found))
+        ]
+        if complaints:
+            raise Refused(f"wrong: {'; '.join(complaints)}")
+        return Repeat([work.run for work in works])
+
+    def _run_once(self, work: Work, direction: Direction) -> tuple[dict[str, Any], int]:
+        """Results, and the most memory that was held; memory is poisoned before."""
+        import torch
+
+        def poison() -> None:
+            dtype = getattr(torch, self._problem.dtype)
+            shape = self._sets[0]["q"].shape
+            count = 1 if direction == "forward" else 3
+            kept = [torch.full(shape, math.nan, dtype=dtype, device="cuda") for _ in range(count)]
+            del kept
+
+        poison()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        kept = work.run()
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated() - before
+        return dict(work.read(kept)), peak
+
+    def _check(self, problem: Problem) -> Check:
+        if problem not in self._checks:
+            self._checks[problem] = Check(problem, self._sets[0])
+        return self._checks[problem]

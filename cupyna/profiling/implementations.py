@@ -1,0 +1,277 @@
+"""What can be measured: our methods and backends, and how anything else is put beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, Protocol
+
+from .. import api
+from ..arrays import Device, library_of
+from ..dispatch import backends, select
+from ..execution import Backend, Execution
+from ..problem import METHODS, DeviceSpec, Method, Operation, Problem
+
+__all__ = [
+    "DIRECTIONS",
+    "Direction",
+    "Forced",
+    "Implementation",
+    "Ours",
+    "Refused",
+    "Work",
+    "ours",
+]
+
+Direction = Literal["forward", "backward", "forward+backward"]
+DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "forward+backward")
+
+Tensors = Mapping[str, Any]
+
+
+class Refused(Exception):  # noqa: N818 - not an error: an answer
+    """Why an implementation does not run a problem."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One direction on one set of inputs.
+
+    Parameters
+    ----------
+    run : callable
+        Queues the work on torch's current stream; what it returns is kept for `read`.
+    read : callable
+        Results in our layout by name (`out`, or `dq`, `dk` and `dv`); not part of the time.
+    about : dict
+        What runs: kernel, tiles, configuration.
+    """
+
+    run: Callable[[], Any]
+    read: Callable[[Any], Mapping[str, Any]]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Implementation(Protocol):
+    """Something that computes neighborhood attention, or what one would use instead."""
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the tolerance rule is its law, and not only a measure."""
+
+    def computes(self, problem: Problem) -> Problem:
+        """The problem that its results are of: dense attention sees every key."""
+
+    def memory_bytes(self, problem: Problem, direction: Direction) -> int:
+        """Memory it takes beside inputs and results, if known; else 0."""
+
+    def work(self, problem: Problem, tensors: Tensors, direction: Direction) -> Work:
+        """One direction on torch tensors of our layout.
+
+        Raises
+        ------
+        Refused
+            If it cannot.
+        """
+
+
+class Ours:
+    """A method of this library, through its public functions."""
+
+    is_ours = True
+
+    def __init__(self, method: Method, device: DeviceSpec) -> None:
+        self.name: str = method
+        self._method = method
+        self._device = device
+
+    def computes(self, problem: Problem) -> Problem:
+        return problem
+
+    def memory_bytes(self, problem: Problem, direction: Direction) -> int:
+        try:
+            return max(
+                self._backend(problem, operation)
+                .choice(problem, operation, self._device)
+                .workspace_bytes
+                for operation in _operations(direction)
+            )
+        except Refused:
+            return 0
+
+    def work(self, problem: Problem, tensors: Tensors, direction: Direction) -> Work:
+        about: dict[str, Any] = {
+            operation: _about(self._backend(problem, operation), problem, operation, self._device)
+            for operation in _operations(direction)
+        }
+        q, k, v = (tensors[name] for name in ("q", "k", "v"))
+        options: dict[str, Any] = {
+            "kernel_size": problem.kernel_size, "stride": problem.stride,
+            "dilation": problem.dilation, "is_causal": problem.is_causal, "method": self._method,
+        }  # fmt: skip
+        forward = partial(api.neighborhood_attention, q, k, v, **options)
+        if direction == "forward":
+            return Work(forward, lambda out: {"out": out}, about)
+
+        def backward(out: Any, lse: Any) -> Any:
+            return api.neighborhood_attention_backward(
+                tensors["dout"], q, k, v, out, lse, **options
+            )
+
+        if direction == "backward":
+            return Work(partial(backward, *forward(return_lse=True)), gradients, about)
+        return Work(lambda: backward(*forward(return_lse=True)), gradients, about)
+
+    def _backend(self, problem: Problem, operation: Operation) -> Backend:
+        try:
+            return select(problem, operation, self._device, self._method)
+        except ValueError as error:
+            raise Refused(str(error)) from None
+
+
+class Forced:
+    """One backend, called where the library may prefer another; forward and backward are its own.
+
+    Where it has no backward, backward is refused.
+    """
+
+    is_ours = True
+
+    def __init__(self, backend: Backend, device: DeviceSpec) -> None:
+        self.name = backend.name
+        self._backend = backend
+        self._device = device
+
+    def computes(self, problem: Problem) -> Problem:
+        return problem
+
+    def memory_bytes(self, problem: Problem, direction: Direction) -> int:
+        return max(
+            0
+            if self._backend.refusals(problem, operation, self._device)
+            else self._backend.choice(problem, operation, self._device).workspace_bytes
+            for operation in _operations(direction)
+        )
+
+    def work(self, problem: Problem, tensors: Tensors, direction: Direction) -> Work:
+        about: dict[str, Any] = {}
+        for operation in _operations(direction):
+            refusals = self._backend.refusals(problem, operation, self._device)
+            if refusals:
+                raise Refused("; ".join(refusals))
+            about[operation] = _about(self._backend, problem, operation, self._device)
+
+        def forward() -> tuple[Any, Any]:
+            return self._forward(problem, tensors, with_lse=direction != "forward")
+
+        if direction == "forward":
+            return Work(forward, lambda results: {"out": results[0]}, about)
+        if direction == "backward":
+            return Work(partial(self._backward, problem, tensors, *forward()), gradients, about)
+        return Work(lambda: self._backward(problem, tensors, *forward()), gradients, about)
+
+    def _forward(self, problem: Problem, tensors: Tensors, with_lse: bool) -> tuple[Any, Any]:
+        import torch
+
+        q = tensors["q"]
+        out = torch.empty((*q.shape[:-1], problem.value_dim), dtype=q.dtype, device=q.device)
+        lse = None
+        if with_lse:
+            accumulator = getattr(torch, problem.accumulator)
+            lse = torch.empty(q.shape[:-1], dtype=accumulator, device=q.device)
+        views = _views({**tensors, "out": out, "lse": lse})
+        names = ("q", "k", "v", "bias", "out", "lse")
+        self._backend.forward(
+            problem, problem.head_dim**-0.5, _execution(self._device, q),
+            **{name: views.get(name) for name in names},
+        )  # fmt: skip
+        return out, lse
+
+    def _backward(self, problem: Problem, tensors: Tensors, out: Any, lse: Any) -> Any:
+        import torch
+
+        results = {f"d{name}": torch.empty_like(tensors[name]) for name in ("q", "k", "v")}
+        views = _views({**tensors, **results, "out": out, "lse": lse})
+        names = (
+            "dout", "q", "k", "v", "bias", "out", "lse", "dlse", "dq", "dk", "dv", "dbias",
+        )  # fmt: skip
+        self._backend.backward(
+            problem, problem.head_dim**-0.5, _execution(self._device, out),
+            **{name: views.get(name) for name in names},
+        )  # fmt: skip
+        return tuple(results.values())
+
+
+def ours(names: Iterable[str], device: DeviceSpec) -> list[Implementation]:
+    """Our methods and backends of these names.
+
+    Raises
+    ------
+    ValueError
+        If a name is neither a method nor a backend for the kind of device.
+    """
+    forced = {backend.name: backend for backend in backends(device.kind)}
+    found: list[Implementation] = []
+    for name in names:
+        if name in METHODS:
+            found.append(Ours(next(m for m in METHODS if m == name), device))
+        elif name in forced:
+            found.append(Forced(forced[name], device))
+        else:
+            known = ", ".join((*METHODS, *forced))
+            raise ValueError(f"method must be one of {known}, got {name!r}")
+    return found
+
+
+def gradients(results: tuple[Any, ...]) -> dict[str, Any]:
+    """Gradients by name."""
+    return dict(zip(("dq", "dk", "dv"), results, strict=True))
+
+
+def _operations(direction: Direction) -> tuple[Operation, ...]:
+    return {
+        "forward": ("forward",),
+        "backward": ("backward",),
+        "forward+backward": ("forward", "backward"),
+    }[direction]  # type: ignore[return-value]
+
+
+def _about(
+    backend: Backend, problem: Problem, operation: Operation, device: DeviceSpec
+) -> dict[str, Any]:
+    choice = backend.choice(problem, operation, device)
+    return {
+        "backend": backend.name,
+        "kernel": choice.kernel,
+        "q_tile": choice.q_tile,
+        "kv_tile": choice.kv_tile,
+        "useful_products": choice.useful_products,
+        "computed_products": choice.computed_products,
+        "workspace_bytes": choice.workspace_bytes,
+        "expected_us": round(choice.time_us, 1),
+    }
+
+
+def _views(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: library_of(tensor, name).view(tensor)
+        for name, tensor in tensors.items()
+        if tensor is not None
+    }
+
+
+def _execution(device: DeviceSpec, like: Any) -> Execution:
+    library = library_of(like, "q")
+    place = Device(device.kind, device.index)
+    carriers = []  # alive as long as the execution
+
+    def empty(shape: tuple[int, ...], dtype: str) -> Any:
+        carriers.append(library.empty(shape, dtype, place))
+        return library.view(carriers[-1])
+
+    return Execution(device, library.stream(place), empty)

@@ -1,0 +1,226 @@
+"""What `cupyna bench` writes, and two such files side by side."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .._version import __version__
+from ..kernels.machine import examine
+from ..kernels.sources import installed_sources
+from ..kernels.store import default_store
+from ..problem import Problem
+from ..tolerance import Deviation
+from .counts import useful_pairs
+from .implementations import DIRECTIONS
+from .timing import Times
+
+__all__ = [
+    "FORMAT",
+    "Comparison",
+    "Measurement",
+    "Record",
+    "compare",
+    "environment",
+    "flops",
+    "write",
+]
+
+# Of one run; later forms may hold more.
+FORMAT = "cupyna bench 2"
+
+
+@dataclass(slots=True)
+class Record:
+    """One implementation on one problem, by direction.
+
+    Parameters
+    ----------
+    times : dict
+    is_graph : dict
+        Whether a CUDA graph was replayed, or each run launched.
+    deviations : dict
+        By direction and result.
+    peak_bytes : dict
+        Most memory that one call held beside its inputs.
+    about : dict
+        Kernels, tiles, configurations.
+    refused : dict
+        Why there is no time.
+    """
+
+    times: dict[str, Times] = field(default_factory=dict)
+    is_graph: dict[str, bool] = field(default_factory=dict)
+    deviations: dict[str, dict[str, Deviation]] = field(default_factory=dict)
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        directions = {*self.times, *self.refused, *self.deviations}
+        return {direction: self._direction(direction) for direction in sorted(directions)}
+
+    def _direction(self, direction: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if direction in self.times:
+            found |= self.times[direction].to_json()
+            found["rounds"] = len(self.times[direction].rounds)
+            found["timed"] = "graph" if self.is_graph[direction] else "launches"
+            found["peak_bytes"] = self.peak_bytes[direction]
+        if direction in self.refused:
+            found["refused"] = self.refused[direction]
+        if self.about.get(direction):
+            found["about"] = self.about[direction]
+        if direction in self.deviations:
+            found["errors"] = {
+                name: {
+                    "largest": float(f"{deviation.largest:.2e}"),
+                    "allowed": float(f"{deviation.largest_allowed:.2e}"),
+                    **({"wrong": deviation.complaint} if deviation.complaint else {}),
+                }
+                for name, deviation in self.deviations[direction].items()
+            }
+        return found
+
+
+@dataclass(slots=True)
+class Measurement:
+    """Every implementation on one problem in one dtype."""
+
+    suite: str
+    name: str
+    problem: Problem
+    records: dict[str, Record] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        problem = self.problem
+        return {
+            "suite": self.suite,
+            "problem": self.name,
+            "dtype": problem.dtype,
+            "batch": problem.batch,
+            "heads": problem.heads,
+            "head_dim": problem.head_dim,
+            "spatial": problem.spatial,
+            "kernel_size": problem.kernel_size,
+            "stride": problem.stride,
+            "dilation": problem.dilation,
+            "is_causal": problem.is_causal,
+            "useful_flops": {way: flops(problem, way) for way in DIRECTIONS},
+            "least_bytes": problem.least_bytes,
+            "implementations": {name: record.to_json() for name, record in self.records.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One time in two files."""
+
+    problem: str
+    dtype: str
+    implementation: str
+    direction: str
+    first_us: float
+    second_us: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times the second file's time the first one's is."""
+        return self.first_us / self.second_us
+
+
+def flops(problem: Problem, direction: str) -> int:
+    """Useful floating-point operations; backward has five products where forward has two."""
+    pairs = useful_pairs(problem)
+    forward = 2 * pairs * (problem.head_dim + problem.value_dim)
+    backward = 2 * pairs * (3 * problem.head_dim + 2 * problem.value_dim)
+    return {"forward": forward, "backward": backward}.get(direction, forward + backward)
+
+
+def environment(commit: str) -> dict[str, Any]:
+    """What the numbers depend on besides the code that is measured."""
+    machine = examine()
+    shipped = default_store().index if machine.shipped and not machine.shipped_is_stale else {}
+    return {
+        "gpus": [gpu.name for gpu in machine.gpus],
+        "driver": machine.gpus[0].driver if machine.gpus else "",
+        "clocks_mhz": _clocks(),
+        "versions": {
+            "cupyna": __version__,
+            "python": machine.python,
+            "numpy": machine.numpy,
+            "cupy": machine.cupy,
+            "torch": machine.torch,
+            "kernel compiler": shipped.get("compiler", machine.compiler),
+        },
+        "commit": commit or _commit(),
+        "device_sources": installed_sources().digest[:16],
+    }
+
+
+def write(path: Path, head: Mapping[str, Any], measurements: Iterable[Measurement]) -> None:
+    """Write everything as JSON, whole or not at all: a long run writes after every problem."""
+    found = [measurement.to_json() for measurement in measurements]
+    document = {"format": FORMAT, **head, "measurements": found}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    part.replace(path)
+
+
+def compare(first: Path, second: Path) -> Sequence[Comparison]:
+    """Every time that both files hold.
+
+    Raises
+    ------
+    ValueError
+        If a file is not of this form.
+    """
+    times = [dict(_times(path)) for path in (first, second)]
+    return [
+        Comparison(*key, first_us, times[1][key])
+        for key, first_us in times[0].items()
+        if key in times[1]
+    ]
+
+
+def _times(path: Path) -> Iterator[tuple[tuple[str, str, str, str], float]]:
+    document = json.loads(path.read_text("utf-8"))
+    if document.get("format") != FORMAT:
+        raise ValueError(f"{path} is no file of `cupyna bench --out` of this version")
+    for found in document["measurements"]:
+        for implementation, directions in found["implementations"].items():
+            for direction, result in directions.items():
+                if "median_us" in result:
+                    key = (found["problem"], found["dtype"], implementation, direction)
+                    yield key, result["median_us"]
+
+
+def _clocks() -> dict[str, int]:
+    """Clocks of the first GPU now, after the work, and the most it can have."""
+    names = {"sm": "clocks.sm", "memory": "clocks.mem", "most_sm": "clocks.max.sm"}
+    query = f"--query-gpu={','.join(names.values())}"
+    try:
+        printed = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader,nounits"],
+            capture_output=True, text=True, timeout=60, check=True,
+        ).stdout  # fmt: skip
+        values = [int(value) for value in printed.splitlines()[0].split(",")]
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(names, values, strict=True))
+
+
+def _commit() -> str:
+    """The checkout's commit, if this is one."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude", "*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=60, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""

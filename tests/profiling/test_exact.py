@@ -1,0 +1,116 @@
+"""Rows computed from whole tensors are those of the oracle, and wrong results are seen."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from cupyna.problem import Problem
+from cupyna.profiling.checks import Check
+from cupyna.profiling.exact import Place, key_rows, query_rows
+from cupyna.profiling.problems import SUITES, rows
+from cupyna.testing import Inputs, expected_backward, expected_forward, inputs, problems
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+
+RESULTS = ("out", "dq", "dk", "dv")
+FLOATS = ("float16", "float32", "float64")
+
+
+def _unbiased(problem: Problem) -> tuple[Problem, Inputs, dict[str, object]]:
+    problem = dataclasses.replace(problem, has_bias=False)
+    given = dataclasses.replace(inputs(problem), scale=problem.head_dim**-0.5, bias=None)
+    tensors = {
+        name: torch.from_numpy(np.ascontiguousarray(getattr(given, name)))
+        for name in ("q", "k", "v", "dout")
+    }
+    return problem, given, tensors
+
+
+def _expected(problem: Problem, given: Inputs) -> dict[str, object]:
+    return {
+        **expected_forward(problem, given, weights=problem.dtype),
+        **expected_backward(problem, given, weights=problem.dtype),
+    }
+
+
+def _places(problem: Problem, heads: int) -> list[Place]:
+    return [
+        Place(batch, head, token)
+        for batch in range(problem.batch)
+        for head in range(heads)
+        for token in np.ndindex(*problem.spatial)
+    ]
+
+
+def _in_order(array: np.ndarray) -> np.ndarray:
+    """``[batch * heads * tokens, channels]``."""
+    moved = np.moveaxis(array, -2, 1)
+    return moved.reshape(-1, moved.shape[-1])
+
+
+@settings(max_examples=25)
+@given(problem=problems(dtypes=FLOATS, max_tokens=120))
+def test_rows_are_those_of_the_oracle(problem: Problem) -> None:
+    problem, given, tensors = _unbiased(problem)
+    if problem.batch == 0:
+        return
+    found = {
+        **query_rows(problem, given.scale, tensors, _places(problem, problem.heads)),
+        **key_rows(problem, given.scale, tensors, _places(problem, problem.kv_heads)),
+    }
+    expected = _expected(problem, given)
+    for name in RESULTS:
+        exact, emulated, magnitude = (
+            _in_order(np.asarray(getattr(expected[name], part)))
+            for part in ("exact", "emulated", "magnitude")
+        )
+        np.testing.assert_allclose(found[name].exact, exact, rtol=1e-9, atol=1e-11)
+        # The order of sums differs, so rounding does, by less than the terms' last places.
+        places = 2e-3 if problem.dtype == "float16" else 1e-5
+        assert np.abs(found[name].emulated - emulated).max() <= places * magnitude.max() + 1e-9
+        if name != "dv":  # its factor is the largest over the key's own queries
+            np.testing.assert_allclose(found[name].magnitude, magnitude, rtol=1e-6, atol=1e-9)
+
+
+@settings(max_examples=25)
+@given(problem=problems(dtypes=("float32",), max_tokens=120))
+def test_a_check_passes_right_results_and_sees_a_wrong_corner(problem: Problem) -> None:
+    problem, given, tensors = _unbiased(problem)
+    if problem.batch == 0:
+        return
+    expected = _expected(problem, given)
+    results = {
+        name: torch.from_numpy(np.asarray(expected[name].exact).astype(np.float32))
+        for name in RESULTS
+    }
+    check = Check(problem, tensors)
+    assert not any(found.complaint for found in check.deviations(results).values())
+    for name in RESULTS:
+        wrong = results[name].clone()
+        wrong.view(-1)[-1] += 1 + float(wrong.abs().max())
+        assert check.deviations({name: wrong})[name].complaint
+        unwritten = results[name].clone()
+        unwritten.view(-1)[len(unwritten.view(-1)) // 2] = float("nan")
+        assert "not finite" in check.deviations({name: unwritten})[name].complaint
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_problem_is_valid_and_named_once(suite: str) -> None:
+    found = [row.problem("float16") for row in rows(suite)]
+    for problem in found:
+        for axis in problem.axes:
+            assert 1 <= axis.stride <= axis.kernel_size
+            assert axis.kernel_size * axis.dilation <= axis.length
+    assert len({row.name for row in rows(suite)}) == len(found)
+    assert suite == "scaling" or len(set(found)) == len(found)
+
+
+def test_the_sweep_has_inputs_of_one_size() -> None:
+    swept = [row for suite in ("paper-1d", "paper-2d", "paper-3d") for row in rows(suite)]
+    assert len({row.problem("float16").least_bytes for row in swept}) == 1
+    assert {row.head_dim for row in swept} == {32, 64, 128}

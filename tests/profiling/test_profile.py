@@ -1,0 +1,164 @@
+"""Work, traffic and occupancy of one call, and what `cupyna profile` says without a GPU."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from cupyna import cli
+from cupyna.cli import profile as command
+from cupyna.execution import Choice
+from cupyna.problem import Problem
+from cupyna.profiling.ceilings import Ceilings
+from cupyna.profiling.counts import call_counts, useful_pairs
+from cupyna.profiling.gpus import GPUS, multiprocessor
+from cupyna.profiling.ncu import parse
+from cupyna.profiling.occupancy import occupancies
+from cupyna.profiling.problems import find
+from cupyna.profiling.profile import predicted
+from cupyna.profiling.roofline import draw
+from cupyna.testing import problems
+
+H200 = GPUS["H200"].spec
+
+
+@given(problem=problems(max_tokens=300))
+def test_pairs_are_those_of_the_windows(problem: Problem) -> None:
+    seen = 1
+    for axis in problem.axes:
+        seen = seen * int(axis.neighbors()[1].sum())
+    assert useful_pairs(problem) == problem.batch * problem.heads * seen
+
+
+def test_operations_and_bytes_of_a_call() -> None:
+    # 2 heads of 8 channels, 64 tokens, 3 keys: by hand
+    problem = Problem(1, (64,), 2, 2, 8, 8, "float16", (3,), (1,), (1,), (False,))
+    tensor = 64 * 2 * 8 * 2
+    forward = call_counts(problem, "forward", Choice(""), H200)
+    assert forward.useful_flops == forward.computed_flops == 2 * 64 * 3 * 8 * 4
+    assert forward.least_bytes == forward.asked_bytes == forward.moved_bytes == 4 * tensor
+    backward = call_counts(problem, "backward", Choice(""), H200)
+    assert backward.useful_flops == 5 * forward.useful_flops // 2
+    assert backward.least_bytes == 8 * tensor + 64 * 2 * 4
+    stored = Choice("", workspace_bytes=2 * H200.l2_bytes)
+    unfused = call_counts(problem, "forward", stored, H200)
+    assert unfused.moved_bytes == 4 * tensor + 8 * H200.l2_bytes
+    cached = call_counts(problem, "forward", replace(stored, workspace_bytes=1000), H200)
+    assert cached.moved_bytes == 4 * tensor < cached.asked_bytes
+    tiled = Choice("", q_tile=(16,), kv_tile=(16,), computed_products=64 * 2 * 32)
+    fused = call_counts(problem, "forward", tiled, H200)
+    # Four tiles read their queries and boxes of 17 or 18 keys and values.
+    assert fused.asked_bytes == 2 * tensor + (17 + 18 + 18 + 17) * 2 * 16 * 2
+    assert fused.computed_flops == 2 * 64 * 32 * 8 * 4
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_every_named_gpu_is_predicted(name: str) -> None:
+    problem = find("E").problem("float16")
+    found = predicted(problem, GPUS[name].spec, Ceilings.by_data_sheet(GPUS[name]))
+    lines = {line.name: line for line in found.lines}
+    for method in ("naive", "fused"):
+        line = lines[method]
+        assert line.counts is not None and line.time_us > 0
+        assert line.flops_per_us < found.ceilings.of("float16")
+        assert line.peak_bytes >= problem.least_bytes // 4
+    assert lines["naive"].peak_bytes > lines["fused"].peak_bytes
+    assert json.loads(json.dumps(found.to_json()))["device"]["name"] == name
+
+
+def test_occupancy_follows_from_registers_threads_and_shared_memory() -> None:
+    (found,) = occupancies(
+        "cupyna_fused_forward_sm80_float16_head_dim64_row_tiles2_keys64_blocks2", (9, 0)
+    )
+    limits = multiprocessor((9, 0))
+    assert found.blocks >= 2  # the kernel is compiled for two
+    of_warp = -(-found.registers * 32 // 256) * 256
+    assert found.blocks * of_warp * found.threads // 32 <= limits.registers
+    assert (found.blocks + 1) * of_warp * found.threads // 32 > limits.registers
+    assert found.bound == "registers"
+    assert found.share == found.blocks * found.threads / 2048
+    naive = occupancies("cupyna_naive_*_float16", (9, 0))
+    assert len(naive) > 3 and not any("vector0" in one.symbol for one in naive)
+    assert occupancies("cupyna_naive_*_float16", (7, 5)) == ()
+
+
+NCU = """==PROF== Connected to process 1
+"ID","Kernel Name","gpu__time_duration.sum","dram__bytes_read.sum","dram__bytes_write.sum",\
+"lts__t_bytes.sum","l1tex__t_sector_hit_rate.pct","lts__t_sector_hit_rate.pct",\
+"sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active",\
+"sm__warps_active.avg.pct_of_peak_sustained_active"
+"","","ns","byte","byte","byte","%","%","%","%"
+"0","first","1,000","100","50","400","40","80","n/a","20"
+"1","second","3000","300","0","100","80","40","10","60"
+"""
+
+
+def test_counters_of_several_kernels_are_added_up() -> None:
+    found = parse(NCU)
+    assert found["kernels"] == 2 and found["ncu_time_us"] == 4.0
+    assert found["dram_bytes"] == 450 and found["l2_bytes"] == 500
+    assert found["l1_hit_share"] == pytest.approx((0.4 * 1 + 0.8 * 3) / 4)
+    assert found["tensor_share"] == pytest.approx(0.075)
+    assert parse("==ERROR== no permission") == {}
+
+
+def test_a_roofline_is_the_same_file_every_time(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    problem = find("B").problem("float16")
+    found = predicted(problem, H200, Ceilings.by_data_sheet(GPUS["H200"]))
+    first, second = tmp_path / "first.svg", tmp_path / "folder" / "second.svg"
+    draw(found, first)
+    draw(found, second)
+    assert first.read_bytes() == second.read_bytes()
+    draw(found, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    monkeypatch.setattr(command, "gpus", lambda: ())
+
+    def call(*words: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(["profile", *words])
+        captured = capsys.readouterr()
+        return exit_.value.code, captured.out + captured.err
+
+    return call
+
+
+def test_without_a_gpu_it_predicts_and_says_so(run, tmp_path: Path):
+    file = tmp_path / "profile.json"
+    code, text = run("--tokens", "64x64", "--backward", "--json", str(file))
+    assert code == 0
+    assert "Predicted for the H200" in text and "nothing was run" in text
+    stored = json.loads(file.read_text())
+    assert not stored["is_measured"] and stored["problem"]["kernel_size"] == [13, 13]
+    assert {line["operation"] for line in stored["lines"]} == {"forward", "backward"}
+    flops = {line["counts"]["useful_flops"] for line in stored["lines"]
+             if line["counts"] and line["operation"] == "forward"}  # fmt: skip
+    assert flops == {4 * 16 * 64**2 * 169 * 64}
+    assert np.isfinite([line["intensity"] for line in stored["lines"]]).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--tokens", "8x8"], "does not fit"),
+        (["--tokens", "64x-1"], "positive integers"),
+        (["--tokens", "2x2x2x2"], "1, 2 or 3 sizes"),
+        (["--kernel-size", "3x3x3"], "must have 2 sizes"),
+        (["--gpu", "H900"], "--gpu must be one of A100"),
+        (["--method", "best"], "method must be one of"),
+        (["--case", "Z"], "no problem is called"),
+    ],
+)
+def test_what_does_not_fit_is_named(run, words, complaint):
+    code, text = run(*words)
+    assert complaint in " ".join(text.replace("│", "").split())
+    assert code == 2

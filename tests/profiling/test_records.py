@@ -1,0 +1,85 @@
+"""Files of results, and what is told of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cupyna.profiling.problems import find
+from cupyna.profiling.records import Measurement, Record, compare, write
+from cupyna.profiling.report import comparison_table, problem_table, summary, table
+from cupyna.profiling.timing import Times
+from cupyna.tolerance import Deviation
+
+
+def _measurement(median_us: float) -> Measurement:
+    row = find("H")
+    found = Measurement(row.suite, row.name, row.problem("float16"))
+    record = Record()
+    record.times["forward"] = Times((median_us, median_us + 5, median_us - 5))
+    record.is_graph["forward"] = True
+    record.peak_bytes["forward"] = 1024
+    record.about["forward"] = {"kernel": "cupyna_some"}
+    record.deviations["forward"] = {"out": Deviation(1e-3, 2e-3, 1e-4, 2e-4, 1.0)}
+    record.refused["backward"] = "has none"
+    found.records["fused"] = record
+    found.records["peer"] = Record(refused={"forward": "wrong: out"})
+    return found
+
+
+def test_a_file_holds_times_errors_and_reasons(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "results.json"
+    write(path, {"rounds": 3}, [_measurement(100.0)])
+    document = json.loads(path.read_text("utf-8"))
+    assert document["rounds"] == 3
+    (found,) = document["measurements"]
+    assert (found["problem"], found["dtype"], found["dilation"]) == ("H", "float16", [8, 8])
+    # 4 operations for each of 32 * 4 heads, 112^2 tokens, 49 keys and 32 channels
+    forward_flops = 4 * 32 * 4 * 112**2 * 49 * 32
+    assert found["useful_flops"] == {
+        "forward": forward_flops,
+        "backward": 5 * forward_flops // 2,
+        "forward+backward": 7 * forward_flops // 2,
+    }
+    forward = found["implementations"]["fused"]["forward"]
+    assert forward["median_us"] == 100.0 and forward["most_us"] == 105.0
+    assert forward["rounds"] == 3 and forward["timed"] == "graph"
+    assert forward["errors"]["out"] == {"largest": 1e-3, "allowed": 2e-3}
+    assert found["implementations"]["fused"]["backward"] == {"refused": "has none"}
+    assert found["implementations"]["peer"]["forward"]["refused"] == "wrong: out"
+    assert not list(path.parent.glob("*.part"))
+
+
+def test_two_files_are_compared_where_they_share_a_time(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    write(first, {}, [_measurement(100.0)])
+    write(second, {}, [_measurement(50.0)])
+    (one,) = compare(first, second)
+    assert (one.problem, one.implementation, one.direction) == ("H", "fused", "forward")
+    assert one.ratio == 2.0
+    shown, line = comparison_table([one])
+    assert shown.row_count == 1
+    assert line.startswith("1 times; geometric mean 2.000") and "0 slower" in line
+    assert comparison_table([])[1] == "the files have no time in common"
+    second.write_text("{}")
+    with pytest.raises(ValueError, match=r"second\.json is no file of"):
+        compare(first, second)
+
+
+def test_tables_show_what_was_found() -> None:
+    console = Console(width=200, record=True)
+    console.print(table([_measurement(1000.0)]))
+    text = console.export_text()
+    assert "1.000 (10)" in text  # 10 TFLOP/s: 10 GFLOP in a millisecond
+    assert summary([_measurement(1.0)]) == [
+        "1 x fused, backward: has none", "1 x peer, forward: wrong: out",
+    ]  # fmt: skip
+    assert problem_table().row_count > 200
+
+
+def test_an_unknown_problem_is_named() -> None:
+    with pytest.raises(ValueError, match="no problem is called 'Z'"):
+        find("Z")
