@@ -71,6 +71,10 @@ class Backend(Protocol):
     backends get :class:`cupyna.arrays.DeviceArray`. Optional arrays are None where they are not
     asked for. Layouts are ``[batch, *spatial, heads, channels]``; weights and scores are
     ``[batch, *spatial, heads, prod(kernel_size)]``.
+
+    A CUDA backend that does all of its work by `cupyna.kernels.launch.launch`, on memory from
+    `Execution.empty`, may say ``is_recordable = True``. Its calls are then recorded once for each
+    layout (`cupyna.kernels.recording`) and cost their launches from there on.
     """
 
     @property

@@ -34,6 +34,21 @@ class DeviceArray:
     dtype: str
     device: int
 
+    @classmethod
+    def contiguous(
+        cls, pointer: int, shape: tuple[int, ...], dtype: str, device: int
+    ) -> DeviceArray:
+        """An array whose elements follow each other, the last axis fastest."""
+        strides = [1]
+        for length in reversed(shape[1:]):
+            strides.append(strides[-1] * length)
+        return cls(pointer, shape, tuple(reversed(strides)), dtype, device)
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one element."""
+        return _ITEM_BYTES[self.dtype]
+
     @property
     def size(self) -> int:
         """Number of elements."""
@@ -48,7 +63,7 @@ def has_vector_rows(view: object) -> bool:
     """Whether the last axis is contiguous and every row starts on 16 bytes; hosts do not care."""
     if not isinstance(view, DeviceArray):
         return True
-    size = _ITEM_BYTES[view.dtype]
+    size = view.item_bytes
     steps = [
         stride * size
         for stride, length in zip(view.strides[:-1], view.shape[:-1], strict=True)

@@ -28,8 +28,7 @@ class TorchLibrary:
         if array.requires_grad and torch.is_grad_enabled():
             raise ValueError(
                 f"{argument} requires a gradient, which this function does not record; "
-                f"pass {argument}.detach(), or call under torch.no_grad() and use "
-                "neighborhood_attention_backward"
+                f"use the functions of cupyna.torch, or pass {argument}.detach()"
             )
 
     def dtype(self, array: torch.Tensor) -> str:

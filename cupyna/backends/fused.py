@@ -31,6 +31,7 @@ class CudaFused:
 
     name = "cuda-fused"
     method: Method = "fused"
+    is_recordable = True
 
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec

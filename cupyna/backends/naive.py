@@ -45,6 +45,7 @@ class CudaNaive:
 
     name = "cuda-naive"
     method: Method = "naive"
+    is_recordable = True
 
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec

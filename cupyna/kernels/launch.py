@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,16 +14,29 @@ from cupy.cuda.runtime import getDevice
 
 from .loader import Kernel
 
-__all__ = ["launch"]
+__all__ = ["Stream", "launch", "launches_kept_back"]
 
 
-class _Stream:
+class Stream:
     """A raw stream handle, with the one attribute that CuPy's launch reads."""
 
     __slots__ = ("ptr",)
 
     def __init__(self, ptr: int) -> None:
         self.ptr = ptr
+
+
+_keeper = threading.local()
+
+
+@contextmanager
+def launches_kept_back(take: Callable[..., None]) -> Iterator[None]:
+    """Hand every launch of this thread to `take`, with its arguments, instead of queueing it."""
+    _keeper.take = take
+    try:
+        yield
+    finally:
+        del _keeper.take
 
 
 def launch(
@@ -46,9 +62,13 @@ def launch(
     params : ndarray
         One structured element. It is copied by this call.
     """
+    take = getattr(_keeper, "take", None)
+    if take is not None:
+        take(kernel, grid, block, smem_bytes, params)
+        return
     if getDevice() != kernel.device:
         with Device(kernel.device):
             launch(kernel, grid, block, smem_bytes, stream_ptr, params)
         return
     arguments = (CPointer(params.ctypes.data),)
-    kernel.function(grid, block, arguments, smem_bytes, _Stream(stream_ptr))
+    kernel.function(grid, block, arguments, smem_bytes, Stream(stream_ptr))

@@ -98,7 +98,7 @@ def test_the_installed_cupy_takes_any_stream_with_a_handle() -> None:
     with pytest.raises(AttributeError, match="ptr"):
         function((1,), (1,), arguments, 0, object())
     with pytest.raises(Exception, match=r"(?i)driver|libcuda|device"):
-        function((1,), (1,), arguments, 0, launch_module._Stream(0x5EED))
+        function((1,), (1,), arguments, 0, launch_module.Stream(0x5EED))
 
 
 @pytest.mark.benchmark

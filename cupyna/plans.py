@@ -1,0 +1,116 @@
+"""Calls prepared once: for arrays of some layout, all that is left to do is launching.
+
+The general way checks a call, chooses a backend, packs parameters and launches, every time. Here
+the first three are done once for each layout, where the backend can be recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .arguments import Call, Options, parse
+from .arrays import DeviceArray
+from .devices import device_spec
+from .dispatch import select
+from .execution import Execution
+
+if TYPE_CHECKING:
+    from .kernels.recording import Recording
+
+__all__ = ["Plan", "plan_backward", "plan_forward"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A call that is ready to launch.
+
+    Parameters
+    ----------
+    results : dict
+        Shape and dtype of each array that the call writes, all of them contiguous, in the order
+        of the recording's last arrays.
+    recording : Recording
+        Takes addresses of the inputs that were given, in the operation's order, then of results.
+    """
+
+    results: Mapping[str, tuple[tuple[int, ...], str]]
+    recording: Recording
+
+
+def plan_forward(arrays: Mapping[str, Any], options: Options, with_lse: bool) -> Plan | None:
+    """Prepare a forward call.
+
+    Parameters
+    ----------
+    arrays : dict
+        `q`, `k`, `v` and `bias`, which may be None, on a CUDA device.
+    options : Options
+    with_lse : bool
+        Whether the log-sum-exp is written too.
+
+    Returns
+    -------
+    Plan or None
+        None where the call has to go the general way.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As the call.
+    """
+    call = parse("forward", arrays, options)
+    problem = call.problem
+    heads = (problem.batch, *problem.spatial, problem.heads)
+    results = {"out": ((*heads, problem.value_dim), problem.dtype)}
+    if with_lse:
+        results["lse"] = (heads, problem.accumulator)
+    return _plan(call, "forward", results, ("q", "k", "v", "bias", "out", "lse"))
+
+
+def plan_backward(arrays: Mapping[str, Any], options: Options) -> Plan | None:
+    """Prepare a backward call; see :func:`plan_forward`.
+
+    Parameters
+    ----------
+    arrays : dict
+        `q`, `k`, `v`, `bias`, `out`, `dout`, `lse` and `dlse`, in this order.
+    options : Options
+    """
+    call = parse("backward", arrays, options)
+    dtype = call.problem.dtype
+    results = {
+        f"d{name}": (tuple(call.views[name].shape), dtype)
+        for name in ("q", "k", "v", "bias")
+        if name in call.views
+    }
+    return _plan(call, "backward", results, (*arrays, "dq", "dk", "dv", "dbias"))
+
+
+def _plan(
+    call: Call,
+    operation: Any,
+    results: Mapping[str, tuple[tuple[int, ...], str]],
+    names: tuple[str, ...],
+) -> Plan | None:
+    device = device_spec(call.device)
+    backend = select(call.problem, operation, device, call.method)
+    is_recordable = getattr(backend, "is_recordable", False)
+    if call.device.kind != "cuda" or not is_recordable or call.tune or not call.problem.batch:
+        return None
+    from .kernels.recording import record
+
+    index = call.device.index
+    arrays: dict[str, Any] = dict(call.views) | {
+        name: DeviceArray.contiguous(0, shape, dtype, index)
+        for name, (shape, dtype) in results.items()
+    }
+
+    def run(views: Mapping[str, Any], empty: Any) -> None:
+        execution = Execution(device, 0, empty)
+        of_names = {name: views.get(name) for name in names}
+        getattr(backend, operation)(call.problem, call.scale, execution, **of_names)
+
+    recording = record(arrays, index, run)
+    return None if recording is None else Plan(results, recording)

@@ -1,0 +1,145 @@
+"""Gradients of the operators, of any order.
+
+Forward and its backward are single kernels' work. Where a gradient is differentiated again, it is
+written out in the three bilinear products, which are closed under differentiation: the gradients of
+each are the two others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from . import ops, weights
+from .options import CallOptions
+
+__all__ = ["attention", "gradients", "scores", "values", "values_transposed"]
+
+Tensor = Any
+
+
+def gradients(
+    dout: Tensor | None, dlse: Tensor | None, saved: Sequence[Any], options: CallOptions
+) -> tuple[Any, ...]:
+    """Gradients for q, k, v and the bias, and None for every option."""
+    rest = (None,) * len(options)
+    q, k, v, bias, out, lse = saved
+    if dout is None:
+        if dlse is None:
+            return (None, None, None, None, *rest)
+        dout = torch.zeros_like(out)
+    if torch.is_grad_enabled():
+        return *_written_out(dout, dlse, q, k, v, bias, options), *rest
+    found = ops.attention_backward(dout, dlse, q, k, v, bias, out, lse, *options)
+    return *found[:3], None if bias is None else found[3], *rest
+
+
+def _written_out(
+    dout: Tensor,
+    dlse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    options: CallOptions,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The formulas of backward in differentiable operators, from the inputs alone."""
+    dtype, wide = q.dtype, torch.float64 if q.dtype == torch.float64 else torch.float32
+    q, k, v, dout = (tensor.to(wide) for tensor in (q, k, v, dout))
+    scale = q.shape[-1] ** -0.5 if options.scale is None else options.scale
+    window = options.window().values()
+    products = scores(q, k, scale, *window)
+    if bias is not None:
+        products = products + weights.spread_bias(bias.to(wide), q.shape, options)
+    probabilities = torch.softmax(weights.hide_empty(products, options), -1)
+    dweights = scores(dout, v, 1.0, *window)
+    delta = (probabilities * dweights).sum(-1, keepdim=True)
+    if dlse is not None:
+        delta = delta - dlse.unsqueeze(-1)
+    dscores = probabilities * (dweights - delta)
+    dq = values(dscores, k, *window) * scale
+    dk = values_transposed(dscores, q, k.shape[-2], *window) * scale
+    dv = values_transposed(probabilities, dout, k.shape[-2], *window)
+    dbias = None
+    if bias is not None:
+        dbias = weights.gather_bias(dscores, bias.shape, options).to(dtype)
+    return dq.to(dtype), dk.to(dtype), dv.to(dtype), dbias
+
+
+def _keep_attention(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    q, k, v, bias, *fields = inputs
+    ctx.save_for_backward(q, k, v, bias, *output)
+    ctx.options = CallOptions.from_operator(fields)
+
+
+def _attention_gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Any, ...]:
+    return gradients(dout, dlse, ctx.saved_tensors, ctx.options)
+
+
+def _keep_product(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.window = inputs[-4:]
+
+
+def _keep_scores(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+    _keep_product(ctx, inputs, output)
+    ctx.scale = inputs[2]
+
+
+def _scores_gradients(ctx: Any, dscores: Tensor) -> tuple[Any, ...]:
+    q, k = ctx.saved_tensors
+    dq = values(dscores, k, *ctx.window) * ctx.scale
+    dk = values_transposed(dscores, q, k.shape[-2], *ctx.window) * ctx.scale
+    return dq, dk, None, None, None, None, None
+
+
+def _values_gradients(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
+    probabilities, v = ctx.saved_tensors
+    dweights = scores(dout, v, 1.0, *ctx.window)
+    dv = values_transposed(probabilities, dout, v.shape[-2], *ctx.window)
+    return dweights, dv, None, None, None, None
+
+
+def _transposed_gradients(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+    probabilities, x = ctx.saved_tensors
+    dweights = scores(x, dy, 1.0, *ctx.window)
+    dx = values(probabilities, dy, *ctx.window)
+    return dweights, dx, None, None, None, None, None
+
+
+def _differentiable(
+    operator: Any, keep: Callable[..., None], backward: Callable[..., Any]
+) -> Callable[..., Any]:
+    """An operator with its gradients, also inside `torch.func`.
+
+    What is registered with an operator serves eager mode and compilers. The transforms of
+    `torch.func` look for an autograd function instead.
+    """
+    name = operator.name().partition(".")[0]
+    torch.library.register_autograd(name, backward, setup_context=keep, lib=ops.LIBRARY)
+    function: Any = type(
+        name.partition("::")[2],
+        (torch.autograd.Function,),
+        {
+            "forward": staticmethod(lambda *inputs: operator(*inputs)),
+            "setup_context": staticmethod(keep),
+            "backward": staticmethod(backward),
+            "generate_vmap_rule": True,
+        },
+    )
+
+    def call(*inputs: Any) -> Any:
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return function.apply(*inputs)
+        return operator(*inputs)
+
+    return call
+
+
+attention = _differentiable(ops.attention, _keep_attention, _attention_gradients)
+scores = _differentiable(ops.scores, _keep_scores, _scores_gradients)
+values = _differentiable(ops.values, _keep_product, _values_gradients)
+values_transposed = _differentiable(ops.values_transposed, _keep_product, _transposed_gradients)

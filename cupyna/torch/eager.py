@@ -1,0 +1,63 @@
+"""Attention of plain tensors without torch's dispatcher: what a call outside compilers runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from . import autograd, direct
+from .options import CallOptions
+
+__all__ = ["attend", "is_plain"]
+
+Tensor = Any
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def is_plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
+    """Whether nobody has to see the operator: no subclass, mode or transform is at work."""
+    return (
+        type(q) in _PLAIN
+        and type(k) in _PLAIN
+        and type(v) in _PLAIN
+        and (bias is None or type(bias) in _PLAIN)
+        and not q.is_meta
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+    )
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, options: CallOptions, with_lse: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Output and log-sum-exp; without `with_lse` the second may be None."""
+    if torch.is_grad_enabled() and (
+        q.requires_grad
+        or k.requires_grad
+        or v.requires_grad
+        or (bias is not None and bias.requires_grad)
+    ):
+        found: tuple[Tensor, Tensor] = _Attention.apply(q, k, v, bias, options)
+        return found
+    return direct.attend(q, k, v, bias, options, with_lse)
+
+
+class _Attention(torch.autograd.Function):  # type: ignore[misc]
+    """As `autograd.attention`, in the older form of a function, which costs a third as much."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, options: CallOptions
+    ) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        out, lse = direct.attend(q, k, v, bias, options, True)
+        ctx.save_for_backward(q, k, v, bias, out, lse)
+        ctx.options = options
+        assert lse is not None
+        return out, lse
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Any, ...]:
+        return autograd.gradients(dout, dlse, ctx.saved_tensors, ctx.options)[:5]

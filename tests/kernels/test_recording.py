@@ -1,0 +1,238 @@
+"""Recorded calls: repeated on other memory they launch what the call itself would launch there."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from cupyna.arguments import Options
+from cupyna.arrays import Device, DeviceArray
+from cupyna.problem import DeviceSpec, Problem
+from cupyna.testing import problems
+
+cupy = pytest.importorskip("cupy")
+recording = pytest.importorskip("cupyna.kernels.recording")
+
+from cupyna import arguments, operations, plans  # noqa: E402
+from cupyna.kernels import launch as launch_module  # noqa: E402
+from cupyna.kernels.loader import Kernel  # noqa: E402
+
+GPU = DeviceSpec(
+    "made up", "cuda", processors=132, compute_capability=(9, 0), smem_bytes=232448,
+    l2_bytes=50 << 20, bytes_per_us=4.8e6, flops_per_us=6e7,
+)  # fmt: skip
+ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+Launches = list[tuple[Any, ...]]
+
+
+class Memory:
+    """A library of arrays without content, one behind the other."""
+
+    name = "made up"
+
+    def __init__(self, start: int) -> None:
+        self.next = start
+
+    def empty(self, shape: tuple[int, ...], dtype: str, device: Any = None) -> DeviceArray:
+        array = DeviceArray.contiguous(self.next, shape, dtype, 0)
+        self.next += -(-array.size * array.item_bytes // 512) * 512
+        return array
+
+    def check(self, array: Any, argument: str) -> None: ...
+
+    def dtype(self, array: DeviceArray) -> str:
+        return array.dtype
+
+    def device(self, array: DeviceArray) -> Device:
+        return Device("cuda", 0)
+
+    def view(self, array: DeviceArray) -> DeviceArray:
+        return array
+
+    def hand_back(self, carrier: Any, like: Any) -> Any:
+        return carrier
+
+    def stream(self, device: Any) -> int:
+        return 0x5EED
+
+
+class Functions:
+    """Kernels that only take notes of what they were launched with."""
+
+    def __init__(self) -> None:
+        self.launches: Launches = []
+        self.params_bytes = 0
+
+    def load(self, variant: Any, device: int) -> Kernel:
+        def function(grid: Any, block: Any, given: Any, smem_bytes: int, stream: Any) -> None:
+            content = ctypes.string_at(given[0].ptr, self.params_bytes)
+            self.launches.append((variant, grid, block, content, smem_bytes, stream.ptr))
+
+        return Kernel(variant, device, function)
+
+
+@pytest.fixture
+def functions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Functions]:
+    notes, real = Functions(), launch_module.launch
+    kernels: dict[Any, Kernel] = {}
+
+    def load(variant: Any, device: int) -> Kernel:
+        return kernels.setdefault((variant, device), notes.load(variant, device))
+
+    def launch(*given: Any) -> None:
+        notes.params_bytes = given[-1].nbytes
+        real(*given)
+
+    monkeypatch.setattr("cupyna.kernels.loader.load", load)
+    monkeypatch.setattr(launch_module, "launch", launch)
+    for module in (launch_module, recording):
+        monkeypatch.setattr(module, "getDevice", lambda: 0)
+    for module in (operations, plans):
+        monkeypatch.setattr(module, "device_spec", lambda device: GPU)
+    yield notes
+
+
+@pytest.fixture(scope="module")
+def library() -> Iterator[list[Memory]]:
+    """Where arrays come from now; Hypothesis repeats a test within one fixture."""
+    current = [Memory(0)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arguments, "library_of", lambda array, name: current[0])
+        yield current
+
+
+def options_of(problem: Problem, method: str) -> Options:
+    return Options(
+        problem.kernel_size, problem.stride, problem.dilation, problem.is_causal, 0.3, method
+    )
+
+
+def keywords(options: Options) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in options.__slots__}
+
+
+def forward_inputs(problem: Problem, memory: Memory) -> dict[str, DeviceArray | None]:
+    grid = (problem.batch, *problem.spatial)
+    bias = memory.empty(problem.bias_shape, problem.dtype) if problem.has_bias else None
+    return {
+        "q": memory.empty((*grid, problem.heads, problem.head_dim), problem.dtype),
+        "k": memory.empty((*grid, problem.kv_heads, problem.head_dim), problem.dtype),
+        "v": memory.empty((*grid, problem.kv_heads, problem.value_dim), problem.dtype),
+        "bias": bias,
+    }
+
+
+def backward_inputs(problem: Problem, memory: Memory, with_dlse: bool) -> dict[str, Any]:
+    heads = (problem.batch, *problem.spatial, problem.heads)
+    rows, statistics = (*heads, problem.value_dim), problem.accumulator
+    return {
+        **forward_inputs(problem, memory),
+        "out": memory.empty(rows, problem.dtype),
+        "dout": memory.empty(rows, problem.dtype),
+        "lse": memory.empty(heads, statistics),
+        "dlse": memory.empty(heads, statistics) if with_dlse else None,
+    }
+
+
+def repeated(
+    plan: plans.Plan, inputs: dict[str, Any], memory: Memory, notes: Functions
+) -> Launches:
+    notes.launches = []
+    addresses = [array.pointer for array in inputs.values() if array is not None]
+    addresses += [memory.empty(shape, dtype).pointer for shape, dtype in plan.results.values()]
+    plan.recording(addresses, memory.next, 0x5EED)
+    return notes.launches
+
+
+@pytest.mark.parametrize("method", ["naive", "fused"])
+@pytest.mark.parametrize("with_lse", [False, True])
+@pytest.mark.usefixtures("functions")
+def test_forward(method: str, with_lse: bool, functions: Functions, library: list[Memory]) -> None:
+    @given(problem=problems(dtypes=("float16", "float32")))
+    def any_problem(problem: Problem) -> None:
+        if method == "fused":
+            fields = {"dtype": "float16", "head_dim": 16, "value_dim": 24}
+            problem = dataclasses.replace(problem, **fields)
+        options = options_of(problem, method)
+        library[0] = memory = Memory(1 << 30)
+        plan = plans.plan_forward(forward_inputs(problem, memory), options, with_lse)
+        assert plan is not None
+        assert functions.launches == []
+        for start in (1 << 30, 5 << 40):
+            library[0] = memory = Memory(start)
+            functions.launches = []
+            inputs = forward_inputs(problem, memory)
+            operations.neighborhood_attention(**inputs, return_lse=with_lse, **keywords(options))
+            expected = functions.launches
+            assert len(expected) == (3 if method == "naive" else 1)
+            memory = Memory(start)
+            assert repeated(plan, forward_inputs(problem, memory), memory, functions) == expected
+        functions.launches = []
+
+    any_problem()
+
+
+@pytest.mark.parametrize("with_dlse", [False, True])
+def test_backward(with_dlse: bool, functions: Functions, library: list[Memory]) -> None:
+    @given(problem=problems(dtypes=("float16", "float64")))
+    def any_problem(problem: Problem) -> None:
+        options = options_of(problem, "naive")
+        library[0] = memory = Memory(1 << 30)
+        plan = plans.plan_backward(backward_inputs(problem, memory, with_dlse), options)
+        assert plan is not None
+        library[0] = memory = Memory(3 << 33)
+        functions.launches = []
+        inputs = backward_inputs(problem, memory, with_dlse)
+        operations.neighborhood_attention_backward(**inputs, **keywords(options))
+        expected = functions.launches
+        assert len(expected) >= 6
+        memory = Memory(3 << 33)
+        inputs = backward_inputs(problem, memory, with_dlse)
+        assert repeated(plan, inputs, memory, functions) == expected
+        functions.launches = []
+
+    any_problem()
+
+
+def test_addresses_that_are_hidden_are_not_recorded() -> None:
+    array = DeviceArray.contiguous(0, (4,), "float32", 0)
+    kernel = Kernel(None, 0, None)  # type: ignore[arg-type]
+
+    def recorded(word_of: Any) -> Any:
+        def call(arrays: Any, empty: Any) -> None:
+            words = np.array([word_of(arrays["x"].pointer), 7], np.uint64)
+            launch_module.launch(kernel, (1,), (1,), 0, 0, words)
+
+        return recording.record({"x": array}, 0, call)
+
+    assert recorded(lambda address: address) is not None
+    assert recorded(lambda address: address + 4096) is not None
+    assert recorded(lambda address: address >> 1) is None
+    assert recorded(lambda address: math.isqrt(address)) is None
+    counter = iter(range(9))
+    assert recorded(lambda address: next(counter)) is None
+
+
+def test_launches_of_other_threads_are_not_kept_back(functions: Functions) -> None:
+    import threading
+
+    kernel = functions.load("other", 0)
+    params = np.zeros(2, np.uint64)
+
+    def call(arrays: Any, empty: Any) -> None:
+        other = threading.Thread(
+            target=launch_module.launch, args=(kernel, (1,), (1,), 0, 3, params)
+        )
+        other.start()
+        other.join()
+
+    recording.record({}, 0, call)
+    assert len(functions.launches) == 2  # a call is made twice to be recorded
