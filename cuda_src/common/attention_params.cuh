@@ -12,6 +12,15 @@ struct TileAxis {
   int row_tiles;
 };
 
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+
+// What backward knows of a query: its log-sum-exp, in powers of two, and the sum of dout * out that
+// is taken from the gradients of its weights.
+struct Statistics {
+  float lse_log2, delta;
+};
+
 struct AttentionParams {
   Array q, k, v, out, lse, bias;
   AxisParams axis[kAxes];
@@ -28,8 +37,9 @@ struct AttentionParams {
 // Backward reads all of forward's arrays; `scale` keeps its sign.
 struct GradientParams : AttentionParams {
   Array dout, dlse, dq, dk, dv;
-  Array
-      statistics;  // one Statistics for each query: the gradient of queries leaves it for the next
+  Array statistics;   // one Statistics for each query
+  float* query_sums;  // [batch, heads, tokens, head_dim], where one pass gives all gradients
+  int row_lanes;      // threads of a row of queries, 8 channels each: a power of two
 };
 
 }  // namespace cupyna

@@ -1,10 +1,10 @@
 // Entry point of the fused backward on tensor cores of any GPU since Ampere: the gradients of one
-// side, queries (0) or keys and values (1).
+// side, queries (0) or keys and values (1), or of both in a pass over keys (2).
 #include "../mainloop/fused_gradient_sm80.cuh"
 
 using Gradient = cupyna::FusedGradientSm80<
     CUPYNA_DTYPE, CUPYNA_SIDE == 0 ? cupyna::Side::kQuery : cupyna::Side::kKey, CUPYNA_HEAD_DIM,
-    CUPYNA_ROW_TILES, CUPYNA_THREADS / 32, CUPYNA_COLUMNS, CUPYNA_BLOCK>;
+    CUPYNA_ROW_TILES, CUPYNA_THREADS / 32, CUPYNA_COLUMNS, CUPYNA_BLOCK, CUPYNA_SIDE == 2>;
 static_assert(sizeof(Gradient::Shared) <= CUPYNA_SMEM_BYTES, "the manifest knows the size");
 
 extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS, CUPYNA_BLOCKS)

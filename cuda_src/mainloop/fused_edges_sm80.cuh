@@ -7,9 +7,6 @@
 
 namespace cupyna {
 
-constexpr float kLog2E = 1.4426950408889634f;
-constexpr float kLn2 = 0.6931471805599453f;
-
 // The packed coordinates of a thread's two columns of eight.
 template <typename Tile>
 __device__ __forceinline__ uint2 fields_of(const Tile& tile, int column) {

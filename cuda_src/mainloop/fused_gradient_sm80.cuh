@@ -2,47 +2,63 @@
 //
 // Where rows are queries it gives dQ, where they are keys dK and dV. Each pass recomputes the
 // weights from the log-sum-exp, so no gradient is summed by two blocks: no atomics, no workspace
-// but two numbers for each query, and the same bits in every run.
+// but two numbers for each query, and the same bits in every run. A pass over keys may also give
+// dQ (kSumsQueries): two products less in all, but sums of dQ that blocks add to in any order.
 //
 //   per column tile (asynchronous copies run one tile ahead, two stages), kBlock columns at a time:
 //     P  = exp(scale first first^T - lse)      rows of Q, K against columns of K, Q
 //     dS = P (second second^T - delta)         rows of dO, V against columns of V, dO
 //     rows are queries:  dQ += dS K
 //     rows are keys:     dV += P^T dO,  dK += dS^T Q     (P and dS are held transposed)
+//                        dS -> shared memory, dQ = dS K -> added to global memory
 //
 // delta = sum(dO * O) - dlse of each query. The pass over queries computes it and leaves it, with
-// the log-sum-exp, for the pass over keys. P and dS are rounded to the element type between the
-// products and never leave the registers of the warp that owns their rows.
+// the log-sum-exp, for the pass over keys; before a lone pass over keys a small kernel does. P and
+// dS are rounded to the element type between the products and never leave the registers of the warp
+// that owns their rows.
 #pragma once
 
+#include "../ptx/reduction.cuh"
 #include "fused_edges_sm80.cuh"
 #include "fused_tile_sm80.cuh"
 #include "products_sm80.cuh"
 
 namespace cupyna {
 
-template <typename T, Side kSide, int kHeadDim, int kRowTiles, int kWarps, int kColumns, int kBlock>
+template <typename T, Side kSide, int kHeadDim, int kRowTiles, int kWarps, int kColumns,
+          int kBlock, bool kSumsQueries>
 struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns> {
   using Tile = FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns>;
   using Products = ProductsSm80<T, kHeadDim, kRowTiles, kBlock>;
-  using Tile::head, Tile::shared;
+  using Tile::head, Tile::line, Tile::own;
   using Tile::kRowsAreQueries, Tile::kThreads, Tile::kWarpRows;
-  using typename Tile::Shared;
   using typename Tile::WarpBox;
   using Scores = typename Products::Scores;
   using Sums = typename Products::Sums;
+
+  static_assert(!kSumsQueries || !kRowsAreQueries, "queries sum their own gradients");
+
+  using Columns = Swizzle<kColumns * 2>;
+
+  struct Shared : Tile::Shared {
+    // Where dQ is summed too: dS of a column tile, [key, query], and the warps that met it.
+    T scores[kSumsQueries ? Tile::kRows * kColumns : 1];
+    bool has_met[kWarps];
+  };
 
   // Elsewhere registers are too short for the addresses of biases.
   static constexpr bool kTakesBias = kRowTiles == 1 && kBlock == kColumns;
 
   const GradientParams& params;
+  Shared& shared;
 
   __device__ FusedGradientSm80(const GradientParams& params, Shared& shared)
       : Tile(params,
              kRowsAreQueries ? Operands{params.q, params.dout} : Operands{params.k, params.v},
              kRowsAreQueries ? Operands{params.k, params.v} : Operands{params.q, params.dout},
              params.statistics, shared),
-        params(params) {}
+        params(params),
+        shared(shared) {}
 
   __device__ __forceinline__ void run() {
     Tile::prepare();
@@ -53,13 +69,19 @@ struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarp
     for (int stage = 0, place = 0; Tile::arrive(stage, place); stage ^= 1) {
       const Coordinate origin = shared.walk[place].origin;
       const WarpBox box = shared.boxes[warp];
-      if (Tile::meets(box.any, origin)) {
+      const bool has_met = Tile::meets(box.any, origin);
+      if (has_met) {
         const int query_head = kRowsAreQueries ? head : shared.walk[place].head;
         const bool is_edge = !Tile::is_within(box.all, origin);
 #pragma unroll 1
         for (int block = 0; block < kColumns; block += kBlock) {
           step(first, second, origin, query_head, stage, block, warp, is_edge);
         }
+      }
+      if constexpr (kSumsQueries) {
+        if (threadIdx.x % 32 == 0) shared.has_met[warp] = has_met;
+        __syncthreads();
+        sum_queries(shared.walk[place], warp);
       }
       place = Tile::after(place);
     }
@@ -171,6 +193,94 @@ struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarp
       }
     }
     multiply(first, weights, firsts);
+    if constexpr (kSumsQueries) lay_gradients(weights, block, warp);
+  }
+
+  // The warp's gradients of scores, rounded, where all warps find them.
+  __device__ __forceinline__ void lay_gradients(const Scores& gradients, int block,
+                                                int warp) const {
+#pragma unroll
+    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = Tile::row_of(warp, row_tile, half);
+#pragma unroll
+        for (int pair = 0; pair < kBlock / 8; ++pair) {
+          const float (&four)[4] = gradients[row_tile][pair];
+          *reinterpret_cast<unsigned*>(
+              reinterpret_cast<char*>(shared.scores) + Columns::offset(row, block / 8 + pair) +
+              threadIdx.x % 4 * 4) = pack<T>(four[2 * half], four[2 * half + 1]);
+        }
+      }
+    }
+  }
+
+  // dQ += dS K for the queries of a column tile. A warp takes 32 queries and 32 channels.
+  __device__ __forceinline__ void sum_queries(const typename Tile::Place& place, int warp) const {
+    static_assert(!kSumsQueries || (kColumns == 64 && kHeadDim == 16 * kWarps),
+                  "warps share the queries and channels of a column tile");
+    const int lane = threadIdx.x % 32;
+    const int first_query = warp % 2 * 32, first_chunk = warp / 2 * 4;
+    float sums[2][4][4] = {};
+#pragma unroll 1
+    for (int depth = 0; depth < Tile::kRows / 16; ++depth) {
+      if (!shared.has_met[depth / kRowTiles]) continue;
+      unsigned gradients[2][4];
+      const int key = depth * 16 + lane / 16 * 8 + lane % 8;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int chunk = first_query / 8 + half * 2 + lane / 8 % 2;
+        ptx::ldmatrix_x4_trans(gradients[half],
+                               ptx::shared_address(shared.scores) + Columns::offset(key, chunk));
+      }
+#pragma unroll
+      for (int pair = 0; pair < 2; ++pair) {
+        unsigned keys[4];
+        ptx::ldmatrix_x4_trans(keys, Tile::address(shared.rows[0], depth * 16 + lane % 16,
+                                                   first_chunk + pair * 2 + lane / 16));
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          ptx::mma_m16n8k16<T>(sums[half][2 * pair], gradients[half], keys[0], keys[1]);
+          ptx::mma_m16n8k16<T>(sums[half][2 * pair + 1], gradients[half], keys[2], keys[3]);
+        }
+      }
+    }
+    add_queries(sums, place, first_query, first_chunk);
+  }
+
+  __device__ __forceinline__ void add_queries(const float (&sums)[2][4][4],
+                                              const typename Tile::Place& place, int first_query,
+                                              int first_chunk) const {
+    const int lane = threadIdx.x % 32;
+    const unsigned last = Tile::last_in_box(place.origin);
+    const int y = params.axis[1].length, z = params.axis[2].length;
+    const long long tokens = static_cast<long long>(params.axis[0].length) * y * z;
+    const long long plane =
+        static_cast<long long>(Tile::batch) * gridDim.y * params.head_group + place.head;
+    float* base = params.query_sums + plane * tokens * params.head_dim;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int half = i / 2, query = first_query + half * 16 + i % 2 * 8 + lane / 4;
+      const unsigned field = shared.fields[query];
+      if (!Tile::is_not_past(field, last)) continue;
+      const Coordinate at = unpack_fields(field);
+      const long long token = (static_cast<long long>(token_of(0, place.origin.x + at.x)) * y +
+                               token_of(1, place.origin.y + at.y)) *
+                                  z +
+                              token_of(2, place.origin.z + at.z);
+      float* row = base + token * params.head_dim;
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        const int channel = (first_chunk + n) * 8 + lane % 4 * 2;
+        if (channel < params.head_dim) {
+          ptx::add_pair(row + channel, sums[half][n][i % 2 * 2], sums[half][n][i % 2 * 2 + 1]);
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ int token_of(int axis, int position) const {
+    return own[axis].group + position * params.axis[axis].dilation;
   }
 
   // sums += weights columns, with the weights rounded to the element type.

@@ -27,12 +27,6 @@ struct Operands {
   const Array& second;
 };
 
-// What backward knows of a query: its log-sum-exp, in powers of two, and the sum of dout * out that
-// is taken from the gradients of its weights.
-struct Statistics {
-  float lse_log2, delta;
-};
-
 template <typename T, Side kSide, int kRowArrays, int kHeadDim, int kRowTiles, int kWarps,
           int kColumns>
 struct FusedTileSm80 {

@@ -2,7 +2,7 @@
 
 The portable family runs on tensor cores of every GPU since Ampere (mma.sync, cp.async), in float16
 and bfloat16. Forward is one kernel; backward is one for the gradients of the queries and one for
-those of keys and values.
+those of keys and values, or one for both that adds the gradients of the queries to sums in memory.
 """
 
 from __future__ import annotations
@@ -69,14 +69,13 @@ class CudaFused:
         planes = problem.batch * problem.heads
         computed = sum(count.computed_products for count in counts)
         dense = sum(count.dense_products for count in counts) / computed
-        backward = len(passes) > 1
         return Choice(
             kernel=" + ".join(chosen.shape.variant(problem.dtype).symbol for chosen in passes),
             q_tile=passes[0].row_tile,
             kv_tile=passes[0].column_tile,
             useful_products=sum(count.useful_products for count in counts) * planes,
             computed_products=computed * planes,
-            workspace_bytes=8 * planes * math.prod(problem.spatial) if backward else 0,
+            workspace_bytes=_workspace_bytes(problem, operation, passes),
             time_us=sum(chosen.time_us for chosen in passes),
             notes=(f"{dense:.0%} without a mask",),
         )
@@ -120,26 +119,57 @@ class CudaFused:
     ) -> None:
         from ..kernels.attention_params import Gradients, pack_gradient
 
-        queries = problem.batch * problem.heads * math.prod(problem.spatial)
-        statistics = execution.empty((queries, 2), "float32")
-        gradients = Gradients(dout, dlse, dq, dk, dv, statistics.pointer)
-        for chosen in _passes(problem, "backward", execution.device):
+        passes = _passes(problem, "backward", execution.device)
+        planes = problem.batch * problem.heads
+        queries = planes * math.prod(problem.spatial)
+        statistics = execution.empty((queries, 2), "float32").pointer
+        one_pass = len(passes) == 1
+        sums = execution.empty((queries, problem.head_dim), "float32").pointer if one_pass else 0
+        gradients = Gradients(dout, dlse, dq, dk, dv, statistics, sums)
+
+        def params(chosen: FusedChoice) -> np.ndarray:
             tiles = chosen.row_tile, chosen.column_tile
-            params = pack_gradient(problem, scale, *tiles, q, k, v, bias, out, lse, gradients)
-            _launch(problem, chosen, execution, params)
+            return pack_gradient(problem, scale, *tiles, q, k, v, bias, out, lse, gradients)
+
+        if one_pass:
+            _launch_rows("fused_statistics", problem, execution, params(passes[0]))
+        for chosen in passes:
+            _launch(problem, chosen, execution, params(chosen))
+        if one_pass:
+            _launch_rows("fused_query_gradients", problem, execution, params(passes[0]))
 
 
 def _passes(problem: Problem, operation: Operation, device: DeviceSpec) -> tuple[FusedChoice, ...]:
     """The kernels of an operation, in the order of their launches."""
-    from ..kernels.heuristics import fused_forward_choice, fused_gradient_choice
+    from ..kernels.heuristics import fused_forward_choice, fused_gradient_choices
 
     if operation == "forward":
         return (fused_forward_choice(problem, device),)
-    # The pass over queries leaves their statistics for the pass over keys.
-    return (
-        fused_gradient_choice(problem, device, "query"),
-        fused_gradient_choice(problem, device, "key"),
-    )
+    return fused_gradient_choices(problem, device)
+
+
+def _workspace_bytes(
+    problem: Problem, operation: Operation, passes: tuple[FusedChoice, ...]
+) -> int:
+    """Two numbers for each query in backward, and its sums where one pass gives all gradients."""
+    if operation == "forward":
+        return 0
+    numbers = 2 + (problem.head_dim if len(passes) == 1 else 0)
+    return 4 * numbers * problem.batch * problem.heads * math.prod(problem.spatial)
+
+
+def _launch_rows(family: str, problem: Problem, execution: Execution, params: np.ndarray) -> None:
+    """A kernel that takes every query by itself."""
+    from ..kernels.launch import launch
+    from ..kernels.loader import load
+    from ..kernels.manifest import variant_of
+
+    variant = variant_of(family, problem.dtype, 0)
+    rows = variant.threads // int(params["row_lanes"][0])
+    blocks = -(-math.prod(problem.spatial) // rows)
+    grid = blocks, problem.heads, problem.batch
+    kernel = load(variant, execution.device.index)
+    launch(kernel, grid, (variant.threads,), 0, execution.stream, params)
 
 
 def _launch(

@@ -47,7 +47,13 @@ _GRADIENTS = ("dout", "dlse", "dq", "dk", "dv", "statistics")
 
 ATTENTION_PARAMS = np.dtype(_ATTENTION_FIELDS, align=True)
 GRADIENT_PARAMS = np.dtype(
-    [*_ATTENTION_FIELDS, *((name, ARRAY) for name in _GRADIENTS)], align=True
+    [
+        *_ATTENTION_FIELDS,
+        *((name, ARRAY) for name in _GRADIENTS),
+        ("query_sums", np.uint64),
+        ("row_lanes", np.int32),
+    ],
+    align=True,
 )
 
 
@@ -61,6 +67,8 @@ class Gradients:
     dlse : DeviceArray or None
     statistics : int
         Pointer to two float32 numbers for each query, ``[batch, heads, tokens, 2]``.
+    query_sums : int
+        Pointer to float32 sums, ``[batch, heads, tokens, head_dim]``; 0 where no kernel needs them.
     """
 
     dout: DeviceArray
@@ -69,6 +77,7 @@ class Gradients:
     dk: DeviceArray
     dv: DeviceArray
     statistics: int
+    query_sums: int = 0
 
 
 def pack_attention(
@@ -120,6 +129,8 @@ def pack_gradient(
         statistic_fields(gradients.dlse),
         *(row_fields(array) for array in (gradients.dq, gradients.dk, gradients.dv)),
         _statistics_fields(problem, gradients.statistics),
+        gradients.query_sums,
+        row_lanes(problem),
     )
     return np.array([record], GRADIENT_PARAMS)
 
@@ -158,6 +169,12 @@ def _statistics_fields(problem: Problem, pointer: int) -> ArrayFields:
         strides.append(strides[-1] * length)
     head = strides.pop()
     return array_fields(pointer, head * problem.heads, strides[::-1], head, 0)
+
+
+def row_lanes(problem: Problem) -> int:
+    """Threads that share a row of queries, eight channels each."""
+    chunks = max(problem.head_dim, problem.value_dim) // 8
+    return 1 << (chunks - 1).bit_length()
 
 
 def axis_tiles(length: int, dilation: int, extent: int) -> int:

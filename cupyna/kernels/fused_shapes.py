@@ -34,6 +34,8 @@ class FusedShape:
     direction : {"forward", "gradient"}
     side : {"query", "key"}
         What rows are. Forward has rows of queries.
+    sums_queries : bool
+        Whether a pass over keys gives the gradient of the queries too.
     head_dim : int
         Most channels of queries, keys and values.
     row_tiles : int
@@ -55,6 +57,7 @@ class FusedShape:
     columns: int
     column_block: int
     blocks: int = 2
+    sums_queries: bool = False
 
     @property
     def warp_rows(self) -> int:
@@ -78,7 +81,8 @@ class FusedShape:
         tiles = (row_arrays * self.rows + 2 * _STAGES * self.columns) * self.head_dim * 2
         tables = self.rows * _ROW_TABLE_BYTES + self.columns * _COLUMN_TABLE_BYTES
         tables += self.warps * _WARP_TABLE_BYTES + self._queries + _BLOCK_TABLE_BYTES
-        return tiles + tables + _ALIGNMENT_BYTES
+        scores = self.rows * self.columns * 2 + self.warps if self.sums_queries else 0
+        return tiles + tables + scores + _ALIGNMENT_BYTES
 
     @property
     def _queries(self) -> int:
@@ -97,9 +101,10 @@ class FusedShape:
             ("COLUMNS", self.columns),
             ("BLOCKS", self.blocks),
         )
-        side, block = (), ()
+        side: tuple[tuple[str, int], ...] = ()
+        block: tuple[tuple[str, int], ...] = ()
         if self.direction == "gradient":
-            side = (("SIDE", int(self.side == "key")),)
+            side = (("SIDE", int(self.side == "key") + self.sums_queries),)
             block = (("BLOCK", self.column_block),)
         return Variant(
             f"fused_{self.direction}_sm80",
@@ -113,30 +118,48 @@ class FusedShape:
 
 # Two row tiles halve the reads of columns from shared memory; one leaves registers for more
 # channels, and wastes less on small windows.
+def _forward(head_dim: int, row_tiles: int, columns: int, blocks: int = 2) -> FusedShape:
+    return FusedShape("forward", "query", head_dim, row_tiles, 4, columns, columns, blocks)
+
+
+def _gradient(
+    side: Side,
+    head_dim: int,
+    row_tiles: int,
+    columns: int,
+    column_block: int,
+    blocks: int = 2,
+) -> FusedShape:
+    return FusedShape("gradient", side, head_dim, row_tiles, 4, columns, column_block, blocks)
+
+
 FORWARD_SHAPES = (
-    FusedShape("forward", "query", 32, row_tiles=1, warps=4, columns=64, column_block=64, blocks=3),
-    FusedShape("forward", "query", 64, row_tiles=1, warps=4, columns=64, column_block=64),
-    FusedShape("forward", "query", 64, row_tiles=2, warps=4, columns=64, column_block=64),
-    FusedShape("forward", "query", 64, row_tiles=2, warps=4, columns=128, column_block=128),
-    FusedShape("forward", "query", 128, row_tiles=1, warps=4, columns=64, column_block=64),
-    FusedShape("forward", "query", 128, row_tiles=2, warps=4, columns=32, column_block=32),
-    FusedShape("forward", "query", 128, row_tiles=2, warps=4, columns=64, column_block=64),
-    FusedShape("forward", "query", 256, row_tiles=1, warps=4, columns=32, column_block=32),
+    _forward(32, row_tiles=1, columns=64, blocks=3),
+    _forward(64, row_tiles=1, columns=64),
+    _forward(64, row_tiles=2, columns=64),
+    _forward(64, row_tiles=2, columns=128),
+    _forward(128, row_tiles=1, columns=64),
+    _forward(128, row_tiles=2, columns=32),
+    _forward(128, row_tiles=2, columns=64),
+    _forward(256, row_tiles=1, columns=32),
 )
 
 GRADIENT_SHAPES = (
-    FusedShape("gradient", "query", 32, row_tiles=1, warps=4, columns=64, column_block=64, blocks=3),
-    FusedShape("gradient", "query", 64, row_tiles=1, warps=4, columns=64, column_block=64),
-    FusedShape("gradient", "query", 64, row_tiles=2, warps=4, columns=32, column_block=32),
-    FusedShape("gradient", "query", 64, row_tiles=2, warps=4, columns=64, column_block=32),
-    FusedShape("gradient", "query", 64, row_tiles=2, warps=4, columns=64, column_block=64),
-    FusedShape("gradient", "query", 128, row_tiles=1, warps=4, columns=64, column_block=64),
-    FusedShape("gradient", "query", 128, row_tiles=1, warps=4, columns=32, column_block=32),
-    FusedShape("gradient", "query", 128, row_tiles=2, warps=4, columns=32, column_block=32),
-    FusedShape("gradient", "key", 32, row_tiles=1, warps=4, columns=64, column_block=64),
-    FusedShape("gradient", "key", 64, row_tiles=1, warps=4, columns=64, column_block=64),
-    FusedShape("gradient", "key", 64, row_tiles=2, warps=4, columns=32, column_block=32),
-    FusedShape("gradient", "key", 64, row_tiles=2, warps=4, columns=64, column_block=16),
-    FusedShape("gradient", "key", 128, row_tiles=1, warps=4, columns=32, column_block=32),
-    FusedShape("gradient", "key", 128, row_tiles=1, warps=4, columns=64, column_block=32),
+    _gradient("query", 32, row_tiles=1, columns=64, column_block=64, blocks=3),
+    _gradient("query", 64, row_tiles=1, columns=64, column_block=64),
+    _gradient("query", 64, row_tiles=2, columns=32, column_block=32),
+    _gradient("query", 64, row_tiles=2, columns=64, column_block=64),
+    _gradient("query", 128, row_tiles=1, columns=64, column_block=64),
+    _gradient("query", 128, row_tiles=1, columns=32, column_block=32),
+    _gradient("query", 128, row_tiles=2, columns=32, column_block=32),
+    _gradient("key", 32, row_tiles=1, columns=64, column_block=64),
+    _gradient("key", 64, row_tiles=1, columns=64, column_block=64),
+    _gradient("key", 64, row_tiles=2, columns=32, column_block=32),
+    _gradient("key", 64, row_tiles=2, columns=64, column_block=16),
+    _gradient("key", 128, row_tiles=1, columns=32, column_block=32),
+    _gradient("key", 128, row_tiles=1, columns=64, column_block=32),
+    # More keys to a block are fewer additions to the sums of each query.
+    FusedShape("gradient", "key", 64, 2, 4, 64, 16, 2, sums_queries=True),
+    FusedShape("gradient", "key", 64, 2, 4, 64, 32, 2, sums_queries=True),
+    FusedShape("gradient", "key", 128, 1, 8, 64, 32, 1, sums_queries=True),
 )

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cupyna.problem import DeviceSpec, Problem
-from cupyna.tiles import Side, TilePlan
+from cupyna.tiles import TilePlan
 
 from .fused_shapes import FORWARD_SHAPES, GRADIENT_SHAPES, FusedShape
 
-__all__ = ["FusedChoice", "fused_forward_choice", "fused_gradient_choice"]
+__all__ = ["FusedChoice", "fused_forward_choice", "fused_gradient_choices", "lone_gradient_choice"]
 
 # Clocks of one multiprocessor: per multiplication of a pair's channel, per pair of softmax and of
 # mask, per 16 bytes copied into shared memory, per column tile and per row tile for all the rest.
@@ -29,9 +29,12 @@ _COPY = 0.245
 _COLUMN_TILE = 323.0
 _TILE = 1880.0
 _CLOCKS_PER_US = 1700.0
+_LAUNCH_US = 3.0
 
 # Matrix products of each pair of tokens.
 _MULTIPLICATIONS = {("forward", "query"): 2, ("gradient", "query"): 3, ("gradient", "key"): 4}
+
+_TWO_PASSES = [shape for shape in GRADIENT_SHAPES if not shape.sums_queries]
 
 _COLUMN_EXTENTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 64)
 
@@ -73,18 +76,38 @@ def fused_forward_choice(problem: Problem, device: DeviceSpec) -> FusedChoice:
 
 
 @lru_cache(maxsize=1024)
-def fused_gradient_choice(problem: Problem, device: DeviceSpec, side: Side) -> FusedChoice:
-    """The cheapest variant and tiles for the gradients of one side.
+def fused_gradient_choices(problem: Problem, device: DeviceSpec) -> tuple[FusedChoice, ...]:
+    """The passes of backward: over queries and then over keys, or one over keys for both.
 
     Raises
     ------
     ValueError
         If no compiled shape has enough channels.
     """
-    return _cheapest(problem, device, [s for s in GRADIENT_SHAPES if s.side == side])
+    lone = lone_gradient_choice(problem, device)
+    passes = tuple(
+        _cheapest(problem, device, [s for s in _TWO_PASSES if s.side == side])
+        for side in ("query", "key")
+    )
+    if lone is None or problem.deterministic:
+        return passes
+    # Sums of queries are cleared before, and read and rounded after.
+    queries = problem.batch * problem.heads * math.prod(problem.spatial)
+    moved_bytes = queries * (problem.head_dim * (4 + 4 + 2) + problem.value_dim * 4)
+    lone_us = lone.time_us + moved_bytes / device.bytes_per_us + _LAUNCH_US
+    return (lone,) if lone_us < sum(chosen.time_us for chosen in passes) else passes
 
 
-def _cheapest(problem: Problem, device: DeviceSpec, shapes: Sequence[FusedShape]) -> FusedChoice:
+def lone_gradient_choice(problem: Problem, device: DeviceSpec) -> FusedChoice | None:
+    """The cheapest pass over keys that gives all gradients; None where no shape serves."""
+    shapes = [shape for shape in GRADIENT_SHAPES if shape.sums_queries]
+    return _cheapest(problem, device, shapes) if _fitting(problem, device, shapes) else None
+
+
+def _fitting(
+    problem: Problem, device: DeviceSpec, shapes: Sequence[FusedShape]
+) -> list[FusedShape]:
+    """Shapes of the fewest channels that hold a problem's, on a device that holds the shape."""
     channels = max(problem.head_dim, problem.value_dim)
     fitting = [
         shape
@@ -93,13 +116,18 @@ def _cheapest(problem: Problem, device: DeviceSpec, shapes: Sequence[FusedShape]
         and shape.smem_bytes <= device.smem_bytes
         and (shape.takes_bias or not problem.has_bias)
     ]
+    least = min((shape.head_dim for shape in fitting), default=0)
+    return [shape for shape in fitting if shape.head_dim == least]
+
+
+def _cheapest(problem: Problem, device: DeviceSpec, shapes: Sequence[FusedShape]) -> FusedChoice:
+    fitting = _fitting(problem, device, shapes)
     if not fitting:
+        channels = max(problem.head_dim, problem.value_dim)
         raise ValueError(f"no fused kernel has {channels} channels")
-    least = min(shape.head_dim for shape in fitting)
     choices = (
         FusedChoice(shape, rows, columns, _time_us(problem, device, shape, rows, columns))
         for shape in fitting
-        if shape.head_dim == least
         for rows in _row_tiles(problem, shape.rows)
         for columns in _column_tiles(problem, rows, shape)
     )
@@ -131,7 +159,7 @@ def _time_us(
     is_whole = padding == 1 and not problem.has_bias
     masked = products - (warp.dense_products if is_whole else 0)
     chunks = block.box_tiles * shape.columns * shape.head_dim / 8 * 2
-    multiplications = _MULTIPLICATIONS[shape.direction, shape.side]
+    multiplications = _MULTIPLICATIONS[shape.direction, shape.side] + shape.sums_queries
     # Keys meet the queries of every head that reads theirs.
     clocks_of_heads = problem.heads * (
         products * (multiplications * shape.head_dim * _MULTIPLY + _SOFTMAX)

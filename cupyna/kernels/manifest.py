@@ -37,8 +37,10 @@ def _naive() -> Iterator[Variant]:
 
 
 def _fused() -> Iterator[Variant]:
-    """Forward in one pass and backward in two, on tensor cores."""
+    """Forward in one pass and backward in one or two, on tensor cores."""
     for dtype in ("float16", "bfloat16"):
+        for family in ("fused_statistics", "fused_query_gradients"):
+            yield Variant(family, dtype, 0, threads=256)
         for shape in (*FORWARD_SHAPES, *GRADIENT_SHAPES):
             yield shape.variant(dtype)
 

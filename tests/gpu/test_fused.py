@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cupyna
 from cupyna import fused
-from cupyna.problem import Problem
+from cupyna.kernels import heuristics
+from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import (
     Inputs,
     expected_backward,
@@ -60,7 +61,23 @@ def check(library: str, problem: Problem, given: Inputs) -> None:
     expected["lse"].check(lse)
 
 
-def differentiate(library: str, problem: Problem, given: Inputs) -> list[np.ndarray]:
+@pytest.fixture(params=["two passes", "one pass"])
+def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backward in one way, whatever the cost model holds of it; one pass needs enough channels."""
+    if request.param == "two passes":
+        return
+    usual = heuristics.fused_gradient_choices
+
+    def choices(problem: Problem, device: DeviceSpec) -> tuple[heuristics.FusedChoice, ...]:
+        lone = heuristics.lone_gradient_choice(problem, device)
+        return usual(problem, device) if lone is None or problem.deterministic else (lone,)
+
+    monkeypatch.setattr(heuristics, "fused_gradient_choices", choices)
+
+
+def differentiate(
+    library: str, problem: Problem, given: Inputs, deterministic: bool = True
+) -> list[np.ndarray]:
     stored = stored_forward(problem, given)
     arrays = (given.dout, given.q, given.k, given.v, *stored, given.dlse)
     *arguments, dlse = (put(library, array) for array in arrays)
@@ -68,19 +85,22 @@ def differentiate(library: str, problem: Problem, given: Inputs) -> list[np.ndar
         gradients = fused.neighborhood_attention_backward(
             *arguments, problem.kernel_size,
             stride=problem.stride, dilation=problem.dilation, is_causal=problem.is_causal,
-            scale=given.scale, dlse=dlse,
+            scale=given.scale, dlse=dlse, deterministic=deterministic,
         )  # fmt: skip
     return [get(gradient) for gradient in gradients[:3]]
 
 
 def check_backward(library: str, problem: Problem, given: Inputs) -> None:
     expected = expected_backward(problem, given, with_dlse=True, weights=problem.dtype)
-    for name, found in zip(("dq", "dk", "dv"), differentiate(library, problem, given), strict=True):
-        expected[name].check(found)
+    for deterministic in (False, True):
+        gradients = differentiate(library, problem, given, deterministic)
+        for name, found in zip(("dq", "dk", "dv"), gradients, strict=True):
+            expected[name].check(found)
 
 
 @each_gpu_library
 @pytest.mark.parametrize("problem", GRADIENTS.values(), ids=GRADIENTS.keys())
+@pytest.mark.usefixtures("passes")
 def test_named_gradients(library: str, problem: Problem) -> None:
     check_backward(library, problem, inputs(problem))
 
@@ -107,6 +127,8 @@ def test_any_problem(
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("passes")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     problem=problems(dtypes=DTYPES, max_tokens=300),
     channels=st.tuples(small_head_dims, small_head_dims),

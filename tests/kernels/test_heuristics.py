@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -15,7 +14,7 @@ from cupyna.kernels.fused_shapes import FORWARD_SHAPES, GRADIENT_SHAPES
 from cupyna.kernels.heuristics import (
     FusedChoice,
     fused_forward_choice,
-    fused_gradient_choice,
+    fused_gradient_choices,
     warp_tile,
 )
 from cupyna.problem import DeviceSpec, Problem
@@ -28,32 +27,35 @@ L4 = DeviceSpec("L4", "cuda", 0, 58, (8, 9), 101376, 48 << 20, 3.0e5, 3.0e7)
 DEVICES = (H200, A100, L4)
 
 
-PASSES: dict[str, Callable[[Problem, DeviceSpec], FusedChoice]] = {
-    "forward": fused_forward_choice,
-    "query gradient": partial(fused_gradient_choice, side="query"),
-    "key gradient": partial(fused_gradient_choice, side="key"),
-}
 SHAPES = {
     "forward": FORWARD_SHAPES,
-    "query gradient": [shape for shape in GRADIENT_SHAPES if shape.side == "query"],
-    "key gradient": [shape for shape in GRADIENT_SHAPES if shape.side == "key"],
+    "query gradient": [s for s in GRADIENT_SHAPES if s.side == "query"],
+    "key gradient": [s for s in GRADIENT_SHAPES if s.side == "key" and not s.sums_queries],
 }
+
+
+def choices(problem: Problem, device: DeviceSpec) -> tuple[FusedChoice, ...]:
+    return fused_forward_choice(problem, device), *fused_gradient_choices(problem, device)
 
 
 @given(
     problem=problems(dtypes=("float16", "bfloat16"), max_tokens=4096, max_head_dim=128),
     device=st.sampled_from(DEVICES),
-    name=st.sampled_from(list(PASSES)),
+    deterministic=st.booleans(),
 )
-def test_any_problem_gets_tiles_that_fit(problem: Problem, device: DeviceSpec, name: str) -> None:
-    choice = PASSES[name](problem, device)
-    assert choice.shape in SHAPES[name]
-    assert choice.shape.head_dim >= max(problem.head_dim, problem.value_dim)
-    assert choice.shape.smem_bytes <= device.smem_bytes
-    assert math.prod(choice.row_tile) == choice.shape.rows
-    assert all(extent & (extent - 1) == 0 for extent in choice.row_tile)
-    assert math.prod(choice.column_tile) <= choice.shape.columns
-    assert choice.time_us > 0
+def test_any_problem_gets_tiles_that_fit(
+    problem: Problem, device: DeviceSpec, deterministic: bool
+) -> None:
+    problem = replace(problem, deterministic=deterministic)
+    for choice in choices(problem, device):
+        assert choice.shape.head_dim >= max(problem.head_dim, problem.value_dim)
+        assert choice.shape.smem_bytes <= device.smem_bytes
+        assert choice.shape.takes_bias or not problem.has_bias
+        assert not (deterministic and choice.shape.sums_queries)
+        assert math.prod(choice.row_tile) == choice.shape.rows
+        assert all(extent & (extent - 1) == 0 for extent in choice.row_tile)
+        assert math.prod(choice.column_tile) <= choice.shape.columns
+        assert choice.time_us > 0
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.name)
