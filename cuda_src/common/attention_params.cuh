@@ -37,9 +37,9 @@ struct AttentionParams {
 // Backward reads all of forward's arrays; `scale` keeps its sign.
 struct GradientParams : AttentionParams {
   Array dout, dlse, dq, dk, dv;
-  Array statistics;   // one Statistics for each query
-  float* query_sums;  // [batch, heads, tokens, head_dim], where one pass gives all gradients
-  int row_lanes;      // threads of a row of queries, 8 channels each: a power of two
+  Statistics* statistics;  // [batch, heads, tokens]
+  float* query_sums;       // [batch, heads, tokens, head_dim], where one pass gives all gradients
+  int row_lanes;           // threads of a row of queries, 8 channels each: a power of two
 };
 
 }  // namespace cupyna

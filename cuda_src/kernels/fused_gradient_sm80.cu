@@ -4,7 +4,8 @@
 
 using Gradient = cupyna::FusedGradientSm80<
     CUPYNA_DTYPE, CUPYNA_SIDE == 0 ? cupyna::Side::kQuery : cupyna::Side::kKey, CUPYNA_HEAD_DIM,
-    CUPYNA_ROW_TILES, CUPYNA_THREADS / 32, CUPYNA_COLUMNS, CUPYNA_BLOCK, CUPYNA_SIDE == 2>;
+    CUPYNA_ROW_TILES, CUPYNA_THREADS / 32 / CUPYNA_SHARES, CUPYNA_COLUMNS, CUPYNA_BLOCK,
+    CUPYNA_SIDE == 2, CUPYNA_SHARES>;
 static_assert(sizeof(Gradient::Shared) <= CUPYNA_SMEM_BYTES, "the manifest knows the size");
 
 extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS, CUPYNA_BLOCKS)

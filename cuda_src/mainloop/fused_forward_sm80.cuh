@@ -35,7 +35,7 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
   static constexpr bool kTakesBias = kRowTiles == 1;
 
   __device__ FusedForwardSm80(const AttentionParams& params, Shared& shared)
-      : Tile(params, Operands{params.q, params.out}, Operands{params.k, params.v}, params.lse,
+      : Tile(params, Operands{params.q, params.out}, Operands{params.k, params.v}, nullptr,
              shared) {}
 
   __device__ __forceinline__ void run() {

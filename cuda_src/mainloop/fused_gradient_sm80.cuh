@@ -25,11 +25,12 @@
 
 namespace cupyna {
 
-template <typename T, Side kSide, int kHeadDim, int kRowTiles, int kWarps, int kColumns,
-          int kBlock, bool kSumsQueries>
-struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns> {
-  using Tile = FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns>;
-  using Products = ProductsSm80<T, kHeadDim, kRowTiles, kBlock>;
+template <typename T, Side kSide, int kHeadDim, int kRowTiles, int kWarps, int kColumns, int kBlock,
+          bool kSumsQueries, int kShares>
+struct FusedGradientSm80
+    : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns, kShares> {
+  using Tile = FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns, kShares>;
+  using Products = ProductsSm80<T, kHeadDim, kRowTiles, kBlock, kHeadDim / kShares>;
   using Tile::head, Tile::line, Tile::own;
   using Tile::kRowsAreQueries, Tile::kThreads, Tile::kWarpRows;
   using typename Tile::WarpBox;
@@ -42,7 +43,7 @@ struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarp
 
   struct Shared : Tile::Shared {
     // Where dQ is summed too: dS of a column tile, [key, query], and the warps that met it.
-    T scores[kSumsQueries ? Tile::kRows * kColumns : 1];
+    alignas(16) T scores[kSumsQueries ? Tile::kRows * kColumns : 1];
     bool has_met[kWarps];
   };
 
@@ -64,7 +65,7 @@ struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarp
     Tile::prepare();
     Sums first = {};   // dQ or dK
     Sums second = {};  // dV
-    const int warp = threadIdx.x / 32;
+    const int warp = kShares == 1 ? threadIdx.x / 32 : threadIdx.x / 32 % kWarps;
     if constexpr (kRowsAreQueries) lay_statistics(warp);
     for (int stage = 0, place = 0; Tile::arrive(stage, place); stage ^= 1) {
       const Coordinate origin = shared.walk[place].origin;
@@ -119,10 +120,7 @@ struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarp
         if (params.dlse.data != nullptr) delta -= statistic(params.dlse, at);
         const Statistics found{statistic(params.lse, at) * kLog2E, delta};
         shared.statistics[row] = found;
-        if (is_real) {
-          static_cast<Statistics*>(
-              params.statistics.data)[Tile::row_offset(params.statistics, at, head)] = found;
-        }
+        if (is_real) params.statistics[Tile::query_index(at, head)] = found;
       }
     }
     __syncwarp();
@@ -131,6 +129,12 @@ struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarp
   __device__ __forceinline__ float statistic(const Array& array, const Coordinate& at) const {
     return static_cast<const float*>(array.data)[Tile::row_offset(array, at, head)];
   }
+
+  // Where the warp's share of the channels that it sums begins.
+  static __device__ __forceinline__ int share() {
+    return kShares == 1 ? 0 : threadIdx.x / 32 / kWarps;
+  }
+  static __device__ __forceinline__ int first_chunk() { return share() * (kHeadDim / kShares / 8); }
 
   // What backward knows of the query of one of a thread's four accumulators.
   __device__ __forceinline__ Statistics statistics_of(int row_tile, int pair, int i,
@@ -219,33 +223,49 @@ struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarp
   __device__ __forceinline__ void sum_queries(const typename Tile::Place& place, int warp) const {
     static_assert(!kSumsQueries || (kColumns == 64 && kHeadDim == 16 * kWarps),
                   "warps share the queries and channels of a column tile");
-    const int lane = threadIdx.x % 32;
     const int first_query = warp % 2 * 32, first_chunk = warp / 2 * 4;
     float sums[2][4][4] = {};
-#pragma unroll 1
-    for (int depth = 0; depth < Tile::kRows / 16; ++depth) {
-      if (!shared.has_met[depth / kRowTiles]) continue;
-      unsigned gradients[2][4];
-      const int key = depth * 16 + lane / 16 * 8 + lane % 8;
+    unsigned met = 0;  // a bit for each warp
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int chunk = first_query / 8 + half * 2 + lane / 8 % 2;
-        ptx::ldmatrix_x4_trans(gradients[half],
-                               ptx::shared_address(shared.scores) + Columns::offset(key, chunk));
+    for (int i = 0; i < kWarps; ++i) met |= static_cast<unsigned>(shared.has_met[i]) << i;
+    if (met == (1u << kWarps) - 1) {
+#pragma unroll 2
+      for (int depth = 0; depth < Tile::kRows / 16; ++depth) {
+        multiply_queries(sums, depth, first_query, first_chunk);
       }
-#pragma unroll
-      for (int pair = 0; pair < 2; ++pair) {
-        unsigned keys[4];
-        ptx::ldmatrix_x4_trans(keys, Tile::address(shared.rows[0], depth * 16 + lane % 16,
-                                                   first_chunk + pair * 2 + lane / 16));
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          ptx::mma_m16n8k16<T>(sums[half][2 * pair], gradients[half], keys[0], keys[1]);
-          ptx::mma_m16n8k16<T>(sums[half][2 * pair + 1], gradients[half], keys[2], keys[3]);
+    } else {
+#pragma unroll 1
+      for (int depth = 0; depth < Tile::kRows / 16; ++depth) {
+        if (met >> (depth / kRowTiles) & 1) {
+          multiply_queries(sums, depth, first_query, first_chunk);
         }
       }
     }
     add_queries(sums, place, first_query, first_chunk);
+  }
+
+  __device__ __forceinline__ void multiply_queries(float (&sums)[2][4][4], int depth,
+                                                   int first_query, int first_chunk) const {
+    const int lane = threadIdx.x % 32;
+    unsigned gradients[2][4];
+    const int key = depth * 16 + lane / 16 * 8 + lane % 8;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int chunk = first_query / 8 + half * 2 + lane / 8 % 2;
+      ptx::ldmatrix_x4_trans(gradients[half],
+                             ptx::shared_address(shared.scores) + Columns::offset(key, chunk));
+    }
+#pragma unroll
+    for (int pair = 0; pair < 2; ++pair) {
+      unsigned keys[4];
+      ptx::ldmatrix_x4_trans(keys, Tile::address(shared.rows[0], depth * 16 + lane % 16,
+                                                 first_chunk + pair * 2 + lane / 16));
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        ptx::mma_m16n8k16<T>(sums[half][2 * pair], gradients[half], keys[0], keys[1]);
+        ptx::mma_m16n8k16<T>(sums[half][2 * pair + 1], gradients[half], keys[2], keys[3]);
+      }
+    }
   }
 
   __device__ __forceinline__ void add_queries(const float (&sums)[2][4][4],
@@ -253,34 +273,21 @@ struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarp
                                               int first_chunk) const {
     const int lane = threadIdx.x % 32;
     const unsigned last = Tile::last_in_box(place.origin);
-    const int y = params.axis[1].length, z = params.axis[2].length;
-    const long long tokens = static_cast<long long>(params.axis[0].length) * y * z;
-    const long long plane =
-        static_cast<long long>(Tile::batch) * gridDim.y * params.head_group + place.head;
-    float* base = params.query_sums + plane * tokens * params.head_dim;
+    const int channel = first_chunk * 8 + lane % 4 * 2;
+    float* base = params.query_sums + place.query * params.head_dim + channel;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int half = i / 2, query = first_query + half * 16 + i % 2 * 8 + lane / 4;
-      const unsigned field = shared.fields[query];
-      if (!Tile::is_not_past(field, last)) continue;
-      const Coordinate at = unpack_fields(field);
-      const long long token = (static_cast<long long>(token_of(0, place.origin.x + at.x)) * y +
-                               token_of(1, place.origin.y + at.y)) *
-                                  z +
-                              token_of(2, place.origin.z + at.z);
-      float* row = base + token * params.head_dim;
+      const int query = first_query + i / 2 * 16 + i % 2 * 8 + lane / 4;
+      const bool is_there = Tile::is_not_past(shared.fields[query], last);
+      float* row = base + static_cast<long long>(shared.tokens[query]) * params.head_dim;
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
-        const int channel = (first_chunk + n) * 8 + lane % 4 * 2;
-        if (channel < params.head_dim) {
-          ptx::add_pair(row + channel, sums[half][n][i % 2 * 2], sums[half][n][i % 2 * 2 + 1]);
+        const float (&four)[4] = sums[i / 2][n];
+        if (is_there && channel + n * 8 < params.head_dim) {
+          ptx::add_pair(row + n * 8, four[i % 2 * 2], four[i % 2 * 2 + 1]);
         }
       }
     }
-  }
-
-  __device__ __forceinline__ int token_of(int axis, int position) const {
-    return own[axis].group + position * params.axis[axis].dilation;
   }
 
   // sums += weights columns, with the weights rounded to the element type.
@@ -297,29 +304,32 @@ struct FusedGradientSm80 : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarp
           packed[row_tile][i] = pack<T>(four[i % 2 * 2], four[i % 2 * 2 + 1]);
         }
       }
-      Products::multiply_columns(sums, packed, columns, depth);
+      Products::multiply_columns(sums, packed, columns, depth, first_chunk());
     }
   }
 
-  // A warp's rows are read by no one else, so their gradients take their place.
+  // All is read that any warp reads of the rows, so their gradients take their place.
   __device__ __forceinline__ void store(const Sums& first, const Sums& second, int warp) const {
-    __syncwarp();
 #pragma unroll
     for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int row = Tile::row_of(warp, row_tile, half);
-        Products::lay_row(shared.rows[0], row, first[row_tile], half, params.scale);
+        Products::lay_row(shared.rows[0], row, first[row_tile], half, params.scale, first_chunk());
         if constexpr (!kRowsAreQueries) {
-          Products::lay_row(shared.rows[1], row, second[row_tile], half, 1.f);
+          Products::lay_row(shared.rows[1], row, second[row_tile], half, 1.f, first_chunk());
         }
       }
     }
-    __syncwarp();
+    if constexpr (kShares == 1) {
+      __syncwarp();
+    } else {
+      __syncthreads();
+    }
     const Array& of_first = kRowsAreQueries ? params.dq : params.dk;
-    Tile::write_rows(of_first, shared.rows[0], warp, params.head_dim);
+    Tile::write_rows(of_first, shared.rows[0], warp, params.head_dim, share());
     if constexpr (!kRowsAreQueries) {
-      Tile::write_rows(params.dv, shared.rows[1], warp, params.value_dim);
+      Tile::write_rows(params.dv, shared.rows[1], warp, params.value_dim, share());
     }
   }
 };

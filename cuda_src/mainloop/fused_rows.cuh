@@ -40,9 +40,13 @@ struct FusedRow {
     return array.at<Element>(batch, x, y, z, head);
   }
 
+  // Place of the query in [batch, heads, tokens].
+  __device__ __forceinline__ long long index() const {
+    return (static_cast<long long>(batch) * gridDim.y + head) * tokens() + token;
+  }
+
   __device__ __forceinline__ float* sums() const {
-    const long long plane = static_cast<long long>(batch) * gridDim.y + head;
-    return params.query_sums + (plane * tokens() + token) * params.head_dim + channel;
+    return params.query_sums + index() * params.head_dim + channel;
   }
 
   // Statistics of the query, and sums of zero.
@@ -62,7 +66,7 @@ struct FusedRow {
     if (!is_real) return;
     if (channel == 0) {
       if (params.dlse.data != nullptr) delta -= *in<float>(params.dlse);
-      *in<Statistics>(params.statistics) = Statistics{*in<float>(params.lse) * kLog2E, delta};
+      params.statistics[index()] = Statistics{*in<float>(params.lse) * kLog2E, delta};
     }
     if (channel < params.head_dim) {
       const float4 zero = make_float4(0, 0, 0, 0);

@@ -17,6 +17,7 @@
 #include "../common/attention_params.cuh"
 #include "../common/swizzle.cuh"
 #include "../geometry/box.cuh"
+#include "../ptx/arithmetic.cuh"
 #include "../ptx/shared_memory.cuh"
 
 namespace cupyna {
@@ -27,15 +28,17 @@ struct Operands {
   const Array& second;
 };
 
+// kShares warps have the same rows, each a share of the channels that it sums.
 template <typename T, Side kSide, int kRowArrays, int kHeadDim, int kRowTiles, int kWarps,
-          int kColumns>
+          int kColumns, int kShares = 1>
 struct FusedTileSm80 {
   static constexpr bool kRowsAreQueries = kSide == Side::kQuery;
-  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kThreads = 32 * kWarps * kShares;
   static constexpr int kWarpRows = 16 * kRowTiles;
   static constexpr int kRows = kWarpRows * kWarps;
   static constexpr int kStages = 2;
   static constexpr int kChunks = kHeadDim / 8;  // 16-byte chunks of a row
+  static constexpr bool kHasColumnStatistics = kRowArrays == 2 && !kRowsAreQueries;
   using Rows = Swizzle<kHeadDim * 2>;
   static_assert(kWarpRows <= 32 && kThreads % kChunks == 0 && kColumns * kChunks % kThreads == 0,
                 "a lane has one row, and a thread copies one column of chunks");
@@ -56,17 +59,19 @@ struct FusedTileSm80 {
     long long first, second;  // elements from the begin of each array to the tile's first token
     Coordinate origin;        // first position of the column tile
     int head;                 // of the columns; none where the walk has ended
+    long long query;          // index of the tile's first token, where columns are queries
 
     __device__ __forceinline__ bool is_inside() const { return head >= 0; }
   };
   static constexpr int kPlaces = 3;
-  static constexpr bool kHasColumnStatistics = kRowArrays == 2 && !kRowsAreQueries;
+  static constexpr int kFar = 1 << 29;  // beyond any position
 
   struct Shared {
     T rows[kRowArrays][kRows * kHeadDim];
     T first[kStages][kColumns * kHeadDim];
     T second[kStages][kColumns * kHeadDim];
     Step steps[kColumns];
+    int tokens[kHasColumnStatistics ? kColumns : 1];  // from the tile's first token
     Place walk[kPlaces];
     // Of the queries among rows and columns, in backward.
     Statistics statistics[kRowArrays == 1 ? 1 : kRowsAreQueries ? kRows : kStages * kColumns];
@@ -80,14 +85,14 @@ struct FusedTileSm80 {
 
   const AttentionParams& params;
   const Operands rows, columns;
-  const Array& statistics;  // of the queries, where they are the columns
+  Statistics* const statistics;  // of every query, in backward
   Shared& shared;
   const AxisTile (&own)[kAxes];
   const Line (&line)[kAxes];
   const int head, batch;  // head of the rows
 
   __device__ FusedTileSm80(const AttentionParams& params, const Operands& rows,
-                           const Operands& columns, const Array& statistics, Shared& shared)
+                           const Operands& columns, Statistics* statistics, Shared& shared)
       : params(params),
         rows(rows),
         columns(columns),
@@ -181,15 +186,21 @@ struct FusedTileSm80 {
   __device__ __forceinline__ void lay_tables() const {
     // One lane for each of the warp's rows; lanes to spare repeat some.
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int row = warp * kWarpRows + lane % kWarpRows;
-    bool is_real;
-    const Coordinate at = position_of(row, is_real);
-    const Window window{partners_of(line[0], at.x), partners_of(line[1], at.y),
-                        partners_of(line[2], at.z)};
-    shared.windows[row] = window;
-    const WarpBox box{Window{any_of_warp(window.x), any_of_warp(window.y), any_of_warp(window.z)},
-                      Window{all_of_warp(window.x), all_of_warp(window.y), all_of_warp(window.z)}};
-    if (lane == 0) shared.boxes[warp] = box;
+    if (kShares == 1 || warp < kWarps) {
+      const int row = warp * kWarpRows + lane % kWarpRows;
+      bool is_real;
+      const Coordinate at = position_of(row, is_real);
+      // A row that stands in for none meets nothing. Keys of a cut tile are masked for it, so that
+      // no query counts it; a query that is not real is not written, whatever it sums.
+      const Window window{partners_of(line[0], at.x, is_real), partners_of(line[1], at.y, is_real),
+                          partners_of(line[2], at.z, is_real)};
+      const bool can_mask = is_real || !kRowsAreQueries;
+      shared.windows[row] = window;
+      const WarpBox box{Window{any_of_warp(window.x), any_of_warp(window.y), any_of_warp(window.z)},
+                        Window{all_of_warp(window.x, can_mask), all_of_warp(window.y, can_mask),
+                               all_of_warp(window.z, can_mask)}};
+      if (lane == 0) shared.boxes[warp] = box;
+    }
 
     for (int column = threadIdx.x; column < kColumns; column += kThreads) {
       const int y = params.tile[1].column_extent, z = params.tile[2].column_extent;
@@ -197,11 +208,20 @@ struct FusedTileSm80 {
       const bool is_padding = to.x >= params.tile[0].column_extent;
       shared.fields[column] = is_padding ? outside_fields() : pack_fields(to.x, to.y, to.z);
       shared.steps[column] = Step{step(columns.first, to), step(columns.second, to)};
+      if constexpr (kHasColumnStatistics) {
+        shared.tokens[column] = (to.x * params.axis[0].dilation * params.axis[1].length +
+                                 to.y * params.axis[1].dilation) *
+                                    params.axis[2].length +
+                                to.z * params.axis[2].dilation;
+      }
     }
   }
 
-  static __device__ __forceinline__ Interval partners_of(const Line& line, int position) {
-    return kRowsAreQueries ? window_of(line, position) : queries_of(line, position);
+  static __device__ __forceinline__ Interval partners_of(const Line& line, int position,
+                                                         bool is_real) {
+    const Interval partners =
+        kRowsAreQueries ? window_of(line, position) : queries_of(line, position);
+    return is_real ? partners : Interval{kFar, -kFar};
   }
 
   static __device__ __forceinline__ Interval any_of_warp(const Interval& row) {
@@ -209,9 +229,9 @@ struct FusedTileSm80 {
                     __reduce_max_sync(0xffffffffu, row.end)};
   }
 
-  static __device__ __forceinline__ Interval all_of_warp(const Interval& row) {
-    return Interval{__reduce_max_sync(0xffffffffu, row.begin),
-                    __reduce_min_sync(0xffffffffu, row.end)};
+  static __device__ __forceinline__ Interval all_of_warp(const Interval& row, bool is_in) {
+    return Interval{__reduce_max_sync(0xffffffffu, is_in ? row.begin : -kFar),
+                    __reduce_min_sync(0xffffffffu, is_in ? row.end : kFar)};
   }
 
   __device__ __forceinline__ void copy_rows(T* target, const Array& array, int channels) const {
@@ -272,11 +292,13 @@ struct FusedTileSm80 {
   __device__ __forceinline__ void locate(Place& place) const {
     place.first = row_offset(columns.first, place.origin, place.head);
     place.second = row_offset(columns.second, place.origin, place.head);
+    if constexpr (kHasColumnStatistics) place.query = query_index(place.origin, place.head);
   }
 
   // Both arrays of one column tile; what lies outside the box is zero.
   __device__ __forceinline__ void copy_columns(const Place& place, int stage) const {
-    const int chunk = threadIdx.x % kChunks;  // the same for all columns of a thread
+    const int thread = ptx::computed_here(threadIdx.x);
+    const int chunk = thread % kChunks;  // the same for all columns of a thread
     const bool in_first = chunk * 8 < params.head_dim, in_second = chunk * 8 < params.value_dim;
     const T* first = static_cast<const T*>(columns.first.data) + place.first + chunk * 8;
     const T* second = static_cast<const T*>(columns.second.data) + place.second + chunk * 8;
@@ -289,13 +311,13 @@ struct FusedTileSm80 {
       unsigned fields[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        const int column = threadIdx.x / kChunks + (begin + i) * (kThreads / kChunks);
+        const int column = thread / kChunks + (begin + i) * (kThreads / kChunks);
         steps[i] = shared.steps[column];
         fields[i] = shared.fields[column];
       }
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        const int column = threadIdx.x / kChunks + (begin + i) * (kThreads / kChunks);
+        const int column = thread / kChunks + (begin + i) * (kThreads / kChunks);
         const bool is_there = is_not_past(fields[i], last);
         // Nothing is read from where no bytes are asked for.
         ptx::copy_async_16(address(shared.first[stage], column, chunk), first + steps[i].first,
@@ -309,14 +331,23 @@ struct FusedTileSm80 {
 
   __device__ __forceinline__ void copy_statistics(const Place& place, int stage,
                                                   unsigned last) const {
-    const Statistics* source = static_cast<const Statistics*>(statistics.data) +
-                               row_offset(statistics, place.origin, place.head);
     for (int column = threadIdx.x; column < kColumns; column += kThreads) {
-      const unsigned field = shared.fields[column];
-      const bool is_there = is_not_past(field, last);
+      const bool is_there = is_not_past(shared.fields[column], last);
       ptx::copy_async_8(ptx::shared_address(&shared.statistics[stage * kColumns + column]),
-                        source + step(statistics, unpack_fields(field)), is_there ? 8 : 0);
+                        statistics + place.query + shared.tokens[column], is_there ? 8 : 0);
     }
+  }
+
+  // Index of a query in [batch, heads, tokens].
+  __device__ __forceinline__ long long query_index(const Coordinate& at, int of_head) const {
+    const int heads = gridDim.y * (kRowsAreQueries ? 1 : params.head_group);
+    const int x = own[0].group + at.x * params.axis[0].dilation;
+    const int y = own[1].group + at.y * params.axis[1].dilation;
+    const int z = own[2].group + at.z * params.axis[2].dilation;
+    const long long plane = static_cast<long long>(batch) * heads + of_head;
+    return ((plane * params.axis[0].length + x) * params.axis[1].length + y) *
+               params.axis[2].length +
+           z;
   }
 
   // Bounds of the box inside the column tile that begins at `origin`.
@@ -340,11 +371,11 @@ struct FusedTileSm80 {
     return warp * kWarpRows + row_tile * 16 + half * 8 + threadIdx.x % 32 / 4;
   }
 
-  // A warp's rows of `source`, copied to an array, 16 bytes at a time.
+  // A warp's share of its rows of `source`, copied to an array, 16 bytes at a time.
   __device__ __forceinline__ void write_rows(const Array& array, const T* source, int warp,
-                                             int channels) const {
+                                             int channels, int share = 0) const {
     T* target = static_cast<T*>(array.data);
-    for (int i = threadIdx.x % 32; i < kWarpRows * kChunks; i += 32) {
+    for (int i = share * 32 + threadIdx.x % 32; i < kWarpRows * kChunks; i += 32 * kShares) {
       const int row = warp * kWarpRows + i / kChunks, chunk = i % kChunks;
       bool is_real;
       const Coordinate at = position_of(row, is_real);

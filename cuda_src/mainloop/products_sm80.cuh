@@ -8,14 +8,15 @@
 
 namespace cupyna {
 
-template <typename T, int kHeadDim, int kRowTiles, int kColumns>
+// Scores are sums over kHeadDim channels; sums have kSumDim of them, all or a warp's share.
+template <typename T, int kHeadDim, int kRowTiles, int kColumns, int kSumDim = kHeadDim>
 struct ProductsSm80 {
   using Rows = Swizzle<kHeadDim * 2>;
   static constexpr int kWarpRows = 16 * kRowTiles;
   static constexpr int kDepths = kHeadDim / 16;
   // Accumulators of rows x columns and of rows x channels, and the rows of one product, 16 deep.
   using Scores = float[kRowTiles][kColumns / 8][4];
-  using Sums = float[kRowTiles][kHeadDim / 8][4];
+  using Sums = float[kRowTiles][kSumDim / 8][4];
   using Fragments = unsigned[kRowTiles][4];
 
   static __device__ __forceinline__ unsigned address(const T* rows, int row, int chunk) {
@@ -59,12 +60,14 @@ struct ProductsSm80 {
 
   // sums += weights columns, over 16 of the columns.
   static __device__ __forceinline__ void multiply_columns(Sums& sums, const Fragments& weights,
-                                                          const T* columns, int depth) {
+                                                          const T* columns, int depth,
+                                                          int first_chunk = 0) {
     const int column = depth * 16 + threadIdx.x % 16;
 #pragma unroll
-    for (int pair = 0; pair < kHeadDim / 16; ++pair) {
+    for (int pair = 0; pair < kSumDim / 16; ++pair) {
       unsigned both[4];
-      ptx::ldmatrix_x4_trans(both, address(columns, column, pair * 2 + threadIdx.x % 32 / 16));
+      ptx::ldmatrix_x4_trans(
+          both, address(columns, column, first_chunk + pair * 2 + threadIdx.x % 32 / 16));
 #pragma unroll
       for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
         ptx::mma_m16n8k16<T>(sums[row_tile][2 * pair], weights[row_tile], both[0], both[1]);
@@ -75,13 +78,13 @@ struct ProductsSm80 {
 
   // One row tile's half row of sums, times a factor, into rows of shared memory.
   static __device__ __forceinline__ void lay_row(T* rows, int row,
-                                                 const float (&sums)[kHeadDim / 8][4], int half,
-                                                 float factor) {
+                                                 const float (&sums)[kSumDim / 8][4], int half,
+                                                 float factor, int first_chunk = 0) {
 #pragma unroll
-    for (int n = 0; n < kHeadDim / 8; ++n) {
+    for (int n = 0; n < kSumDim / 8; ++n) {
       const unsigned both = pack<T>(sums[n][2 * half] * factor, sums[n][2 * half + 1] * factor);
-      *reinterpret_cast<unsigned*>(reinterpret_cast<char*>(rows) + Rows::offset(row, n) +
-                                   threadIdx.x % 4 * 4) = both;
+      *reinterpret_cast<unsigned*>(reinterpret_cast<char*>(rows) +
+                                   Rows::offset(row, first_chunk + n) + threadIdx.x % 4 * 4) = both;
     }
   }
 };

@@ -11,4 +11,11 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
+// The same number, but what is computed from it is not kept in registers for another place that
+// computes it too.
+__device__ __forceinline__ unsigned computed_here(unsigned x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 }  // namespace cupyna::ptx

@@ -15,8 +15,6 @@ from .params import (
     ARRAY,
     AXES,
     AXIS,
-    ArrayFields,
-    array_fields,
     axis_fields,
     bias_fields,
     row_fields,
@@ -43,13 +41,14 @@ _ATTENTION_FIELDS: list[Any] = [
     ("query_keep", np.uint32),
     ("query_flip", np.uint32),
 ]
-_GRADIENTS = ("dout", "dlse", "dq", "dk", "dv", "statistics")
+_GRADIENTS = ("dout", "dlse", "dq", "dk", "dv")
 
 ATTENTION_PARAMS = np.dtype(_ATTENTION_FIELDS, align=True)
 GRADIENT_PARAMS = np.dtype(
     [
         *_ATTENTION_FIELDS,
         *((name, ARRAY) for name in _GRADIENTS),
+        ("statistics", np.uint64),
         ("query_sums", np.uint64),
         ("row_lanes", np.int32),
     ],
@@ -128,7 +127,7 @@ def pack_gradient(
         row_fields(gradients.dout),
         statistic_fields(gradients.dlse),
         *(row_fields(array) for array in (gradients.dq, gradients.dk, gradients.dv)),
-        _statistics_fields(problem, gradients.statistics),
+        gradients.statistics,
         gradients.query_sums,
         row_lanes(problem),
     )
@@ -160,15 +159,6 @@ def _common(
         problem.head_dim,
         problem.value_dim,
     )
-
-
-def _statistics_fields(problem: Problem, pointer: int) -> ArrayFields:
-    """Tokens of one head side by side: what a block reads lies together."""
-    strides = [1]
-    for length in reversed(problem.spatial):
-        strides.append(strides[-1] * length)
-    head = strides.pop()
-    return array_fields(pointer, head * problem.heads, strides[::-1], head, 0)
 
 
 def row_lanes(problem: Problem) -> int:

@@ -17,9 +17,9 @@ __all__ = ["FORWARD_SHAPES", "GRADIENT_SHAPES", "FusedShape"]
 
 # Bytes of the tables beside the tiles: of one row, one column, one warp, and one block.
 _ROW_TABLE_BYTES = 24
-_COLUMN_TABLE_BYTES = 4 + 16
+_COLUMN_TABLE_BYTES = 4 + 16 + 4
 _WARP_TABLE_BYTES = 48
-_BLOCK_TABLE_BYTES = 3 * (28 + 16 + 32)
+_BLOCK_TABLE_BYTES = 3 * (28 + 16 + 48)
 _STATISTICS_BYTES = 8  # of one query
 _ALIGNMENT_BYTES = 32  # between the tables
 _STAGES = 2
@@ -36,11 +36,14 @@ class FusedShape:
         What rows are. Forward has rows of queries.
     sums_queries : bool
         Whether a pass over keys gives the gradient of the queries too.
+    shares : int
+        Warps that have the same rows, each with a share of the channels that it sums.
     head_dim : int
         Most channels of queries, keys and values.
     row_tiles : int
         Tiles of 16 rows that one warp owns.
     warps : int
+        Warps with rows of their own.
     columns : int
         Columns of one tile.
     column_block : int
@@ -58,6 +61,7 @@ class FusedShape:
     column_block: int
     blocks: int = 2
     sums_queries: bool = False
+    shares: int = 1
 
     @property
     def warp_rows(self) -> int:
@@ -105,12 +109,12 @@ class FusedShape:
         block: tuple[tuple[str, int], ...] = ()
         if self.direction == "gradient":
             side = (("SIDE", int(self.side == "key") + self.sums_queries),)
-            block = (("BLOCK", self.column_block),)
+            block = (("BLOCK", self.column_block), ("SHARES", self.shares))
         return Variant(
             f"fused_{self.direction}_sm80",
             dtype,
             0,
-            threads=32 * self.warps,
+            threads=32 * self.warps * self.shares,
             smem_bytes=self.smem_bytes,
             defines=(*side, *tile, *block),
         )
@@ -158,6 +162,10 @@ GRADIENT_SHAPES = (
     _gradient("key", 64, row_tiles=2, columns=64, column_block=16),
     _gradient("key", 128, row_tiles=1, columns=32, column_block=32),
     _gradient("key", 128, row_tiles=1, columns=64, column_block=32),
+    FusedShape("gradient", "query", 256, 1, 4, 32, 32, 1),
+    FusedShape("gradient", "query", 256, 1, 4, 16, 16, 1),
+    FusedShape("gradient", "key", 256, 1, 4, 32, 32, 1, shares=2),
+    FusedShape("gradient", "key", 256, 1, 4, 16, 16, 1, shares=2),
     # More keys to a block are fewer additions to the sums of each query.
     FusedShape("gradient", "key", 64, 2, 4, 64, 16, 2, sums_queries=True),
     FusedShape("gradient", "key", 64, 2, 4, 64, 32, 2, sums_queries=True),

@@ -99,5 +99,5 @@ def test_gradient_parameters() -> None:
     (packed,) = pack_gradient(problem, -0.5, (8, 8), (4, 8), q, k, k, None, out, lse, gradients)
     assert packed["scale"] == -0.5 and packed["dlse"]["data"] == 0
     assert packed["dq"]["data"] == 1024 and packed["dk"]["data"] == 2048
-    assert packed["statistics"]["data"] == 512 and packed["statistics"]["batch"] == 80
-    assert packed["statistics"]["axis"].tolist() == [0, 5, 1] and packed["statistics"]["head"] == 20
+    assert packed["statistics"] == 512 and packed["query_sums"] == 0
+    assert packed["row_lanes"] == 4  # of 24 channels
