@@ -2,7 +2,7 @@
 #include "../mainloop/fused_forward_sm80.cuh"
 
 using Forward = cupyna::FusedForwardSm80<CUPYNA_DTYPE, CUPYNA_HEAD_DIM, CUPYNA_ROW_TILES,
-                                         CUPYNA_THREADS / 32, CUPYNA_COLUMNS>;
+                                         CUPYNA_THREADS / 32, CUPYNA_COLUMNS, CUPYNA_BLOCK>;
 static_assert(sizeof(Forward::Shared) <= CUPYNA_SMEM_BYTES, "the manifest knows the size");
 
 extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS, CUPYNA_BLOCKS)

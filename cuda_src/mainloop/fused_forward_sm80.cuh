@@ -1,7 +1,7 @@
 // The fused forward: one block takes a tile of queries through the key box of its windows.
 //
 //   Q tile  -> shared memory -> fragments
-//   per key tile (asynchronous copies run one tile ahead, two stages):
+//   per key tile (asynchronous copies run one tile ahead, two stages), kBlock keys at a time:
 //     S = Q K^T (mma.sync)  -> mask, if the tile is an edge for this warp's rows
 //     online softmax        -> P, rounded to the element type, stays in registers
 //     O = O * factor + P V  (mma.sync)
@@ -17,10 +17,10 @@
 
 namespace cupyna {
 
-template <typename T, int kHeadDim, int kRowTiles, int kWarps, int kKeys>
+template <typename T, int kHeadDim, int kRowTiles, int kWarps, int kKeys, int kBlock>
 struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles, kWarps, kKeys> {
   using Tile = FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles, kWarps, kKeys>;
-  using Products = ProductsSm80<T, kHeadDim, kRowTiles, kKeys>;
+  using Products = ProductsSm80<T, kHeadDim, kRowTiles, kBlock>;
   using Tile::head, Tile::params, Tile::shared;
   using Scores = typename Products::Scores;
   using Sums = typename Products::Sums;
@@ -32,7 +32,7 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
   using Queries = unsigned[kRowTiles][kQueriesInRegisters ? Products::kDepths : 1][4];
 
   // Registers of two row tiles are too short for the addresses of biases.
-  static constexpr bool kTakesBias = kRowTiles == 1;
+  static constexpr bool kTakesBias = kRowTiles == 1 && kBlock == kKeys;
 
   __device__ FusedForwardSm80(const AttentionParams& params, Shared& shared)
       : Tile(params, Operands{params.q, params.out}, Operands{params.k, params.v}, nullptr,
@@ -52,16 +52,21 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
       const WarpBox box = shared.boxes[warp];
       if (Tile::meets(box.any, origin)) {
         const bool is_edge = !Tile::is_within(box.all, origin);
-        Scores scores = {};
-        multiply_keys(scores, queries, stage, warp);
-        if (kTakesBias && has_bias) {
-          add_bias<T>(*this, scores, origin, head, warp, params.scale_log2);
-        } else if (is_edge) {
-          mask_scores(*this, scores, origin, warp, -infinity());
+#pragma unroll 1
+        for (int block = 0; block < kKeys; block += kBlock) {
+          const T* keys = shared.first[stage] + block * kHeadDim;
+          const T* values = shared.second[stage] + block * kHeadDim;
+          Scores scores = {};
+          multiply_keys(scores, queries, keys, warp);
+          if (kTakesBias && has_bias) {
+            add_bias<T>(*this, scores, origin, head, warp, params.scale_log2);
+          } else if (is_edge) {
+            mask_scores(*this, scores, origin, warp, -infinity(), block);
+          }
+          const float scale_log2 = has_bias ? 1.f : params.scale_log2;
+          raise(scores, sums, softmax, scale_log2);
+          multiply_values(sums, scores, softmax, values, scale_log2);
         }
-        const float scale_log2 = has_bias ? 1.f : params.scale_log2;
-        raise(scores, sums, softmax, scale_log2);
-        multiply_values(sums, scores, softmax, shared.second[stage], scale_log2);
       }
       place = Tile::after(place);
     }
@@ -93,19 +98,18 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
     }
   }
 
-  __device__ __forceinline__ void multiply_keys(Scores& scores, const Queries& queries, int stage,
-                                                int warp) const {
-    Products::multiply_rows(scores, shared.first[stage],
-                            [&](unsigned (&fragment)[4], int row_tile, int depth) {
-                              if constexpr (kQueriesInRegisters) {
+  __device__ __forceinline__ void multiply_keys(Scores& scores, const Queries& queries,
+                                                const T* keys, int warp) const {
+    Products::multiply_rows(scores, keys, [&](unsigned (&fragment)[4], int row_tile, int depth) {
+      if constexpr (kQueriesInRegisters) {
 #pragma unroll
-                                for (int i = 0; i < 4; ++i) {
-                                  fragment[i] = queries[row_tile][depth][i];
-                                }
-                              } else {
-                                Products::load_row(fragment, shared.rows[0], warp, row_tile, depth);
-                              }
-                            });
+        for (int i = 0; i < 4; ++i) {
+          fragment[i] = queries[row_tile][depth][i];
+        }
+      } else {
+        Products::load_row(fragment, shared.rows[0], warp, row_tile, depth);
+      }
+    });
   }
 
   // Takes the largest scores of a tile, and brings what is summed so far to their scale.
@@ -119,7 +123,7 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
       for (int half = 0; half < 2; ++half) {
         float largest = -infinity();
 #pragma unroll
-        for (int pair = 0; pair < kKeys / 8; ++pair) {
+        for (int pair = 0; pair < kBlock / 8; ++pair) {
           const float (&four)[4] = scores[row_tile][pair];
           largest = fmaxf(largest, fmaxf(four[2 * half], four[2 * half + 1]));
         }
@@ -141,7 +145,7 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
                                                   OnlineRow (&softmax)[kRowTiles][2],
                                                   const T* values, float scale_log2) const {
 #pragma unroll
-    for (int depth = 0; depth < kKeys / 16; ++depth) {
+    for (int depth = 0; depth < kBlock / 16; ++depth) {
       typename Products::Fragments weights;
 #pragma unroll
       for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {

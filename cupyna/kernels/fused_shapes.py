@@ -103,27 +103,30 @@ class FusedShape:
             ("HEAD_DIM", self.head_dim),
             ("ROW_TILES", self.row_tiles),
             ("COLUMNS", self.columns),
+            ("BLOCK", self.column_block),
             ("BLOCKS", self.blocks),
         )
         side: tuple[tuple[str, int], ...] = ()
-        block: tuple[tuple[str, int], ...] = ()
+        shares: tuple[tuple[str, int], ...] = ()
         if self.direction == "gradient":
             side = (("SIDE", int(self.side == "key") + self.sums_queries),)
-            block = (("BLOCK", self.column_block), ("SHARES", self.shares))
+            shares = (("SHARES", self.shares),)
         return Variant(
             f"fused_{self.direction}_sm80",
             dtype,
             0,
             threads=32 * self.warps * self.shares,
             smem_bytes=self.smem_bytes,
-            defines=(*side, *tile, *block),
+            defines=(*side, *tile, *shares),
         )
 
 
 # Two row tiles halve the reads of columns from shared memory; one leaves registers for more
 # channels, and wastes less on small windows.
-def _forward(head_dim: int, row_tiles: int, columns: int, blocks: int = 2) -> FusedShape:
-    return FusedShape("forward", "query", head_dim, row_tiles, 4, columns, columns, blocks)
+def _forward(
+    head_dim: int, row_tiles: int, columns: int, column_block: int, blocks: int = 2
+) -> FusedShape:
+    return FusedShape("forward", "query", head_dim, row_tiles, 4, columns, column_block, blocks)
 
 
 def _gradient(
@@ -138,14 +141,16 @@ def _gradient(
 
 
 FORWARD_SHAPES = (
-    _forward(32, row_tiles=1, columns=64, blocks=3),
-    _forward(64, row_tiles=1, columns=64),
-    _forward(64, row_tiles=2, columns=64),
-    _forward(64, row_tiles=2, columns=128),
-    _forward(128, row_tiles=1, columns=64),
-    _forward(128, row_tiles=2, columns=32),
-    _forward(128, row_tiles=2, columns=64),
-    _forward(256, row_tiles=1, columns=32),
+    _forward(32, row_tiles=1, columns=64, column_block=64, blocks=3),
+    _forward(32, row_tiles=2, columns=128, column_block=64, blocks=2),
+    _forward(64, row_tiles=1, columns=64, column_block=64),
+    _forward(64, row_tiles=2, columns=64, column_block=64),
+    _forward(64, row_tiles=2, columns=128, column_block=64),
+    _forward(64, row_tiles=2, columns=128, column_block=128),
+    _forward(128, row_tiles=1, columns=64, column_block=64),
+    _forward(128, row_tiles=2, columns=32, column_block=32),
+    _forward(128, row_tiles=2, columns=64, column_block=64),
+    _forward(256, row_tiles=1, columns=32, column_block=32),
 )
 
 GRADIENT_SHAPES = (
