@@ -43,18 +43,32 @@ class Precision:
         Type of every sum, exponential and intermediate.
     weights : str
         Type in which weights, and gradients of scores, enter the second product.
+    operands : str
+        Type in which all else enters products: "tf32", or one that holds the inputs.
     """
 
     accumulator: str = "float64"
     weights: str = "float64"
+    operands: str = "float64"
 
     def wide(self, array: np.ndarray) -> np.ndarray:
         """The array in the accumulator's type."""
         return array.astype(host_dtype(self.accumulator))
 
+    def operand(self, array: np.ndarray) -> np.ndarray:
+        """Queries, keys, values or gradients as products read them."""
+        return self._rounded(self.wide(array), self.operands)
+
     def rounded(self, weights: np.ndarray) -> np.ndarray:
         """Weights as the second product reads them."""
-        return self.wide(weights.astype(host_dtype(self.weights)))
+        return self._rounded(weights, self.weights)
+
+    def _rounded(self, array: np.ndarray, to: str) -> np.ndarray:
+        if to != "tf32":
+            return self.wide(array.astype(host_dtype(to)))
+        # Ten bits of mantissa, ties away from zero.
+        bits = array.astype(np.float32).view(np.uint32)
+        return self.wide(((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32))
 
 
 EXACT = Precision()
@@ -122,7 +136,7 @@ def qk(
     precision: Precision = EXACT,
 ) -> np.ndarray:
     """Scaled scores ``[batch, *spatial, heads, prod(kernel_size)]``, -inf in empty slots."""
-    q, k = precision.wide(q), _by_head(problem, precision.wide(k))
+    q, k = precision.operand(q), _by_head(problem, precision.operand(k))
     scores = np.full((*q.shape[:-1], *problem.kernel_size), -np.inf, q.dtype)
     for near in _neighborhoods(problem):
         products = np.einsum("nhd,n...hd->nh...", q[near.query], k[near.keys]) * q.dtype.type(scale)
@@ -141,7 +155,7 @@ def qk_backward(
     precision: Precision = EXACT,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gradients of :func:`qk` for q, k and the bias."""
-    q, k = precision.wide(q), _by_head(problem, precision.wide(k))
+    q, k = precision.operand(q), _by_head(problem, precision.operand(k))
     unrounded = precision.wide(dscores).reshape(*dscores.shape[:-1], *problem.kernel_size)
     rounded = precision.rounded(unrounded)
     dq, dk, dbias = np.zeros_like(q), np.zeros_like(k), np.zeros(problem.bias_shape, q.dtype)
@@ -159,7 +173,7 @@ def av(
     problem: Problem, weights: np.ndarray, v: np.ndarray, precision: Precision = EXACT
 ) -> np.ndarray:
     """Values under the weights of each window, ``[batch, *spatial, heads, value_dim]``."""
-    v = _by_head(problem, precision.wide(v))
+    v = _by_head(problem, precision.operand(v))
     shaped = precision.rounded(weights).reshape(*weights.shape[:-1], *problem.kernel_size)
     out = np.empty((*weights.shape[:-1], problem.value_dim), v.dtype)
     for near in _neighborhoods(problem):
@@ -176,7 +190,7 @@ def av_backward(
     precision: Precision = EXACT,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gradients of :func:`av` for the weights (zero in empty slots) and v."""
-    dout, v = precision.wide(dout), _by_head(problem, precision.wide(v))
+    dout, v = precision.operand(dout), _by_head(problem, precision.operand(v))
     shaped = precision.rounded(weights).reshape(*weights.shape[:-1], *problem.kernel_size)
     dweights, dv = np.zeros_like(shaped), np.zeros_like(v)
     for near in _neighborhoods(problem):

@@ -28,9 +28,12 @@ __all__ = ["Deviation", "assert_within_rounding", "deviation", "emulation"]
 _FLOAT32_TO_FLOAT64 = float(np.finfo(np.float64).eps / np.finfo(np.float32).eps)
 
 
-def emulation(dtype: str, weights: str | None = None) -> Precision:
+def emulation(dtype: str, weights: str | None = None, allow_tf32: bool = False) -> Precision:
     """How a kernel for inputs of `dtype` rounds; it stores weights as `weights`, if not wider."""
-    return Precision("float32", "float32" if weights in (None, "float64") else weights)
+    if allow_tf32 and dtype == "float32":
+        return Precision("float32", "tf32", "tf32")
+    stored = "float32" if weights in (None, "float64") else weights
+    return Precision("float32", stored, "float32")
 
 
 @dataclass(frozen=True, slots=True)

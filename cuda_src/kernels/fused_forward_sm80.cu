@@ -1,8 +1,13 @@
 // Entry point of the fused forward on tensor cores of any GPU since Ampere.
 #include "../mainloop/fused_forward_sm80.cuh"
 
-using Forward = cupyna::FusedForwardSm80<CUPYNA_DTYPE, CUPYNA_HEAD_DIM, CUPYNA_ROW_TILES,
-                                         CUPYNA_THREADS / 32, CUPYNA_COLUMNS, CUPYNA_BLOCK>;
+#ifndef CUPYNA_TF32  // products of TF32 numbers that make one of float32
+#define CUPYNA_TF32 0
+#endif
+
+using Forward = cupyna::FusedForwardSm80<CUPYNA_DTYPE, static_cast<cupyna::Flavor>(CUPYNA_TF32),
+                                         CUPYNA_HEAD_DIM, CUPYNA_ROW_TILES, CUPYNA_THREADS / 32,
+                                         CUPYNA_COLUMNS, CUPYNA_BLOCK>;
 static_assert(sizeof(Forward::Shared) <= CUPYNA_SMEM_BYTES, "the manifest knows the size");
 
 extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS, CUPYNA_BLOCKS)

@@ -3,7 +3,7 @@
 //   Q tile  -> shared memory -> fragments
 //   per key tile (asynchronous copies run one tile ahead, two stages), kBlock keys at a time:
 //     S = Q K^T (mma.sync)  -> mask, if the tile is an edge for this warp's rows
-//     online softmax        -> P, rounded to the element type, stays in registers
+//     online softmax        -> P, rounded as the products want it, stays in registers
 //     O = O * factor + P V  (mma.sync)
 //   O / sum -> shared memory (over Q) -> global memory, 16 bytes at a time
 //
@@ -17,10 +17,11 @@
 
 namespace cupyna {
 
-template <typename T, int kHeadDim, int kRowTiles, int kWarps, int kKeys, int kBlock>
+template <typename T, Flavor kFlavor, int kHeadDim, int kRowTiles, int kWarps, int kKeys,
+          int kBlock>
 struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles, kWarps, kKeys> {
   using Tile = FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles, kWarps, kKeys>;
-  using Products = ProductsSm80<T, kHeadDim, kRowTiles, kBlock>;
+  using Products = ProductsSm80<T, kFlavor, kHeadDim, kRowTiles, kBlock>;
   using Tile::head, Tile::params, Tile::shared;
   using Scores = typename Products::Scores;
   using Sums = typename Products::Sums;
@@ -28,7 +29,7 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
   using typename Tile::WarpBox;
 
   // Fragments of all queries stay in registers where they leave enough for the sums.
-  static constexpr bool kQueriesInRegisters = kRowTiles * kHeadDim < 128;
+  static constexpr bool kQueriesInRegisters = kRowTiles * kHeadDim * sizeof(T) < 256;
   using Queries = unsigned[kRowTiles][kQueriesInRegisters ? Products::kDepths : 1][4];
 
   // Registers of two row tiles are too short for the addresses of biases.
@@ -78,7 +79,7 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
   // positive: the running maximum needs a positive one.
   __device__ __forceinline__ void sign_queries(int warp) const {
     if (params.query_keep == 0xffffffffu && params.query_flip == 0) return;
-    constexpr int kWords = Tile::kWarpRows * kHeadDim / 2;
+    constexpr int kWords = Tile::kWarpRows * kHeadDim * sizeof(T) / 4;
     unsigned* words = reinterpret_cast<unsigned*>(shared.rows[0]) + warp * kWords;
     for (int i = threadIdx.x % 32; i < kWords; i += 32) {
       words[i] = (words[i] & params.query_keep) ^ params.query_flip;
@@ -140,27 +141,30 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
     }
   }
 
-  // Scores become weights, packed as fragments of the product that they meet the values in.
-  __device__ __forceinline__ void multiply_values(Sums& sums, const Scores& scores,
+  // Scores become weights just before the product in which they meet the values.
+  __device__ __forceinline__ void multiply_values(Sums& sums, Scores& scores,
                                                   OnlineRow (&softmax)[kRowTiles][2],
                                                   const T* values, float scale_log2) const {
+    constexpr int kDepth = Products::kWeightDepth;
 #pragma unroll
-    for (int depth = 0; depth < kBlock / 16; ++depth) {
-      typename Products::Fragments weights;
+    for (int depth = 0; depth < kBlock / kDepth; ++depth) {
 #pragma unroll
       for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          OnlineRow& row = softmax[row_tile][i % 2];
-          const float (&four)[4] = scores[row_tile][2 * depth + i / 2];
-          const float shift = row.shift(scale_log2);
-          const float left = ptx::exp2_approx(four[i % 2 * 2] * scale_log2 - shift);
-          const float right = ptx::exp2_approx(four[i % 2 * 2 + 1] * scale_log2 - shift);
-          row.sum += left + right;
-          weights[row_tile][i] = pack<T>(left, right);
+        for (int pair = depth * kDepth / 8; pair < (depth + 1) * kDepth / 8; ++pair) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            OnlineRow& row = softmax[row_tile][half];
+            float& left = scores[row_tile][pair][2 * half];
+            float& right = scores[row_tile][pair][2 * half + 1];
+            const float shift = row.shift(scale_log2);
+            left = ptx::exp2_approx(left * scale_log2 - shift);
+            right = ptx::exp2_approx(right * scale_log2 - shift);
+            row.sum += left + right;
+          }
         }
       }
-      Products::multiply_columns(sums, weights, values, depth);
+      Products::multiply_columns(sums, scores, values, depth);
     }
   }
 

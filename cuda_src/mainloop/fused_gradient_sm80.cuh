@@ -25,12 +25,12 @@
 
 namespace cupyna {
 
-template <typename T, Side kSide, int kHeadDim, int kRowTiles, int kWarps, int kColumns, int kBlock,
-          bool kSumsQueries, int kShares>
+template <typename T, Flavor kFlavor, Side kSide, int kHeadDim, int kRowTiles, int kWarps,
+          int kColumns, int kBlock, bool kSumsQueries, int kShares>
 struct FusedGradientSm80
     : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns, kShares> {
   using Tile = FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns, kShares>;
-  using Products = ProductsSm80<T, kHeadDim, kRowTiles, kBlock, kHeadDim / kShares>;
+  using Products = ProductsSm80<T, kFlavor, kHeadDim, kRowTiles, kBlock, kHeadDim / kShares>;
   using Tile::head, Tile::line, Tile::own;
   using Tile::kRowsAreQueries, Tile::kThreads, Tile::kWarpRows;
   using typename Tile::WarpBox;
@@ -92,31 +92,33 @@ struct FusedGradientSm80
  private:
   // Statistics of the warp's own queries, whose dO is in shared memory; 16 bytes of O per lane.
   __device__ __forceinline__ void lay_statistics(int warp) const {
+    constexpr int kPerChunk = Tile::kPerChunk;
     constexpr int kLanes = Tile::kChunks < 32 ? Tile::kChunks : 32;
-    const int lane = threadIdx.x % 32, chunk = lane % kLanes;
+    const int lane = threadIdx.x % 32;
     const T* out = static_cast<const T*>(params.out.data);
-#pragma unroll 4
+#pragma unroll 2
     for (int i = 0; i < kWarpRows; i += 32 / kLanes) {
       const int row = warp * kWarpRows + i + lane / kLanes;
       bool is_real;
       const Coordinate at = Tile::position_of(row, is_real);
       float delta = 0;
-      if (chunk * 8 < params.value_dim) {
-        uint4 mine = *reinterpret_cast<const uint4*>(out + Tile::row_offset(params.out, at, head) +
-                                                     chunk * 8);
-        uint4 given = *reinterpret_cast<const uint4*>(reinterpret_cast<char*>(shared.rows[1]) +
-                                                      Tile::Rows::offset(row, chunk));
+      for (int chunk = lane % kLanes; chunk * kPerChunk < params.value_dim; chunk += kLanes) {
+        const uint4 mine = *reinterpret_cast<const uint4*>(
+            out + Tile::row_offset(params.out, at, head) + chunk * kPerChunk);
+        const uint4 given = *reinterpret_cast<const uint4*>(
+            reinterpret_cast<char*>(shared.rows[1]) + Tile::Rows::offset(row, chunk));
         const T* a = reinterpret_cast<const T*>(&mine);
         const T* b = reinterpret_cast<const T*>(&given);
 #pragma unroll
-        for (int element = 0; element < 8; ++element)
+        for (int element = 0; element < kPerChunk; ++element) {
           delta += widen(a[element]) * widen(b[element]);
+        }
       }
 #pragma unroll
       for (int step = kLanes / 2; step > 0; step /= 2) {
         delta += __shfl_xor_sync(0xffffffffu, delta, step);
       }
-      if (chunk == 0) {
+      if (lane % kLanes == 0) {
         if (params.dlse.data != nullptr) delta -= statistic(params.dlse, at);
         const Statistics found{statistic(params.lse, at) * kLog2E, delta};
         shared.statistics[row] = found;
@@ -134,7 +136,9 @@ struct FusedGradientSm80
   static __device__ __forceinline__ int share() {
     return kShares == 1 ? 0 : threadIdx.x / 32 / kWarps;
   }
-  static __device__ __forceinline__ int first_chunk() { return share() * (kHeadDim / kShares / 8); }
+  static __device__ __forceinline__ int first_chunk() {
+    return share() * (kHeadDim / kShares / Tile::kPerChunk);
+  }
 
   // What backward knows of the query of one of a thread's four accumulators.
   __device__ __forceinline__ Statistics statistics_of(int row_tile, int pair, int i,
@@ -290,21 +294,11 @@ struct FusedGradientSm80
     }
   }
 
-  // sums += weights columns, with the weights rounded to the element type.
   static __device__ __forceinline__ void multiply(Sums& sums, const Scores& weights,
                                                   const T* columns) {
 #pragma unroll
-    for (int depth = 0; depth < kBlock / 16; ++depth) {
-      typename Products::Fragments packed;
-#pragma unroll
-      for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float (&four)[4] = weights[row_tile][2 * depth + i / 2];
-          packed[row_tile][i] = pack<T>(four[i % 2 * 2], four[i % 2 * 2 + 1]);
-        }
-      }
-      Products::multiply_columns(sums, packed, columns, depth, first_chunk());
+    for (int depth = 0; depth < kBlock / Products::kWeightDepth; ++depth) {
+      Products::multiply_columns(sums, weights, columns, depth, first_chunk());
     }
   }
 

@@ -37,9 +37,10 @@ struct FusedTileSm80 {
   static constexpr int kWarpRows = 16 * kRowTiles;
   static constexpr int kRows = kWarpRows * kWarps;
   static constexpr int kStages = 2;
-  static constexpr int kChunks = kHeadDim / 8;  // 16-byte chunks of a row
+  static constexpr int kPerChunk = 16 / sizeof(T);      // channels in 16 bytes
+  static constexpr int kChunks = kHeadDim / kPerChunk;  // of a row
   static constexpr bool kHasColumnStatistics = kRowArrays == 2 && !kRowsAreQueries;
-  using Rows = Swizzle<kHeadDim * 2>;
+  using Rows = Swizzle<kHeadDim * sizeof(T)>;
   static_assert(kWarpRows <= 32 && kThreads % kChunks == 0 && kColumns * kChunks % kThreads == 0,
                 "a lane has one row, and a thread copies one column of chunks");
 
@@ -240,8 +241,8 @@ struct FusedTileSm80 {
       const int row = i / kChunks, chunk = i % kChunks;
       bool is_real;
       const Coordinate at = position_of(row, is_real);
-      const bool is_there = chunk * 8 < channels;
-      const T* from = source + row_offset(array, at, head) + (is_there ? chunk * 8 : 0);
+      const bool is_there = chunk * kPerChunk < channels;
+      const T* from = source + row_offset(array, at, head) + (is_there ? chunk * kPerChunk : 0);
       ptx::copy_async_16(address(target, row, chunk), from, is_there ? 16 : 0);
     }
   }
@@ -299,9 +300,10 @@ struct FusedTileSm80 {
   __device__ __forceinline__ void copy_columns(const Place& place, int stage) const {
     const int thread = ptx::computed_here(threadIdx.x);
     const int chunk = thread % kChunks;  // the same for all columns of a thread
-    const bool in_first = chunk * 8 < params.head_dim, in_second = chunk * 8 < params.value_dim;
-    const T* first = static_cast<const T*>(columns.first.data) + place.first + chunk * 8;
-    const T* second = static_cast<const T*>(columns.second.data) + place.second + chunk * 8;
+    const bool in_first = chunk * kPerChunk < params.head_dim,
+               in_second = chunk * kPerChunk < params.value_dim;
+    const T* first = static_cast<const T*>(columns.first.data) + place.first + chunk * kPerChunk;
+    const T* second = static_cast<const T*>(columns.second.data) + place.second + chunk * kPerChunk;
     const unsigned last = last_in_box(place.origin);
     // Tables are read in batches, to wait once for each; more would need too many registers.
     constexpr int kCopies = kColumns * kChunks / kThreads, kBatch = kCopies < 4 ? kCopies : 4;
@@ -379,8 +381,8 @@ struct FusedTileSm80 {
       const int row = warp * kWarpRows + i / kChunks, chunk = i % kChunks;
       bool is_real;
       const Coordinate at = position_of(row, is_real);
-      if (is_real && chunk * 8 < channels) {
-        *reinterpret_cast<uint4*>(target + row_offset(array, at, head) + chunk * 8) =
+      if (is_real && chunk * kPerChunk < channels) {
+        *reinterpret_cast<uint4*>(target + row_offset(array, at, head) + chunk * kPerChunk) =
             *reinterpret_cast<const uint4*>(reinterpret_cast<const char*>(source) +
                                             Rows::offset(row, chunk));
       }

@@ -1,8 +1,9 @@
 """Host side of the fused CUDA method: no weights in memory.
 
-The portable family runs on tensor cores of every GPU since Ampere (mma.sync, cp.async), in float16
-and bfloat16. Forward is one kernel; backward is one for the gradients of the queries and one for
-those of keys and values, or one for both that adds the gradients of the queries to sums in memory.
+The portable family runs on tensor cores of every GPU since Ampere (mma.sync, cp.async): in float16,
+bfloat16, and float32 as products of TF32 numbers. Forward is one kernel; backward is one for the
+gradients of the queries and one for those of keys and values, or one for both that adds the
+gradients of the queries to sums in memory.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CudaFused"]
 
-_DTYPES = ("float16", "bfloat16")
-_MOST_CHANNELS = 256
+_DTYPES = ("float16", "bfloat16", "float32")
+# By direction and bytes of an element: what registers and shared memory hold.
+_MOST_CHANNELS = {
+    ("forward", 2): 256, ("backward", 2): 256, ("forward", 4): 128, ("backward", 4): 128,
+}  # fmt: skip
 _MOST_BATCHES = 65535
 
 
@@ -36,6 +40,7 @@ class CudaFused:
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec
     ) -> tuple[str, ...]:
+        from ..kernels.heuristics import is_served
         from ..kernels.variant import SERVED, architectures_on
 
         if operation not in ("forward", "backward"):
@@ -49,16 +54,21 @@ class CudaFused:
         if not problem.has_vector_rows:
             reasons.append("needs rows of channels that are contiguous and aligned to 16 bytes")
         if problem.dtype not in _DTYPES:
-            reasons.append(f"computes in {' and '.join(_DTYPES)}, not in {problem.dtype}")
+            reasons.append(f"computes in {', '.join(_DTYPES)}, not in {problem.dtype}")
         for name, channels in (("head_dim", problem.head_dim), ("value_dim", problem.value_dim)):
-            if channels % 8 or channels > _MOST_CHANNELS:
+            most = _MOST_CHANNELS.get((operation, problem.item_bytes), channels)
+            if channels % 8 or channels > most:
                 reasons.append(
-                    f"needs a {name} that is a multiple of 8 up to {_MOST_CHANNELS}, got {channels}"
+                    f"needs a {name} that is a multiple of 8 up to {most}, got {channels}"
                 )
         if problem.batch > _MOST_BATCHES or problem.heads > _MOST_BATCHES:
             reasons.append(
                 f"launches at most {_MOST_BATCHES} batch entries and heads, "
                 f"got {problem.batch} and {problem.heads}"
+            )
+        if not reasons and not is_served(problem, device, operation):
+            reasons.append(
+                f"needs more shared memory than the {device.smem_bytes} bytes of a block"
             )
         return tuple(reasons)
 
@@ -69,7 +79,7 @@ class CudaFused:
         computed = sum(count.computed_products for count in counts)
         dense = sum(count.dense_products for count in counts) / computed
         return Choice(
-            kernel=" + ".join(chosen.shape.variant(problem.dtype).symbol for chosen in passes),
+            kernel=" + ".join(chosen.shape.variant(problem).symbol for chosen in passes),
             q_tile=passes[0].row_tile,
             kv_tile=passes[0].column_tile,
             useful_products=sum(count.useful_products for count in counts) * planes,
@@ -178,7 +188,7 @@ def _launch(
     from ..kernels.launch import launch
     from ..kernels.loader import load
 
-    variant = chosen.shape.variant(problem.dtype)
+    variant = chosen.shape.variant(problem)
     tiles = math.prod(
         axis_tiles(length, dilation, extent)
         for length, dilation, extent in zip(

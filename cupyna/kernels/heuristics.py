@@ -16,7 +16,13 @@ from cupyna.tiles import TilePlan
 
 from .fused_shapes import FORWARD_SHAPES, GRADIENT_SHAPES, FusedShape
 
-__all__ = ["FusedChoice", "fused_forward_choice", "fused_gradient_choices", "lone_gradient_choice"]
+__all__ = [
+    "FusedChoice",
+    "fused_forward_choice",
+    "fused_gradient_choices",
+    "is_served",
+    "lone_gradient_choice",
+]
 
 # Clocks of one multiprocessor: per multiplication of a pair's channel, per pair of softmax and of
 # mask, per 16 bytes copied into shared memory, per column tile and per row tile for all the rest.
@@ -108,16 +114,16 @@ def _fitting(
     problem: Problem, device: DeviceSpec, shapes: Sequence[FusedShape]
 ) -> list[FusedShape]:
     """Shapes of the fewest channels that hold a problem's, on a device that holds the shape."""
-    channels = max(problem.head_dim, problem.value_dim)
-    fitting = [
-        shape
-        for shape in shapes
-        if shape.head_dim >= channels
-        and shape.smem_bytes <= device.smem_bytes
-        and (shape.takes_bias or not problem.has_bias)
-    ]
+    fitting = [s for s in shapes if s.serves(problem) and s.smem_bytes <= device.smem_bytes]
     least = min((shape.head_dim for shape in fitting), default=0)
     return [shape for shape in fitting if shape.head_dim == least]
+
+
+def is_served(problem: Problem, device: DeviceSpec, direction: str) -> bool:
+    """Whether the device holds a shape for each pass of a direction."""
+    shapes = FORWARD_SHAPES if direction == "forward" else _TWO_PASSES
+    sides = {shape.side for shape in shapes}
+    return all(_fitting(problem, device, [s for s in shapes if s.side == side]) for side in sides)
 
 
 def _cheapest(problem: Problem, device: DeviceSpec, shapes: Sequence[FusedShape]) -> FusedChoice:
@@ -158,8 +164,10 @@ def _time_us(
     products = warp.computed_products * padding
     is_whole = padding == 1 and not problem.has_bias
     masked = products - (warp.dense_products if is_whole else 0)
-    chunks = block.box_tiles * shape.columns * shape.head_dim / 8 * 2
+    chunks = block.box_tiles * shape.columns * shape.head_dim * shape.item_bytes / 16 * 2
     multiplications = _MULTIPLICATIONS[shape.direction, shape.side] + shape.sums_queries
+    if shape.item_bytes == 4:  # TF32 has half the rate of 16-bit elements
+        multiplications *= 2 if problem.allow_tf32 else 6
     # Keys meet the queries of every head that reads theirs.
     clocks_of_heads = problem.heads * (
         products * (multiplications * shape.head_dim * _MULTIPLY + _SOFTMAX)

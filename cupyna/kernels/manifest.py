@@ -38,11 +38,14 @@ def _naive() -> Iterator[Variant]:
 
 def _fused() -> Iterator[Variant]:
     """Forward in one pass and backward in one or two, on tensor cores."""
-    for dtype in ("float16", "bfloat16"):
-        for family in ("fused_statistics", "fused_query_gradients"):
-            yield Variant(family, dtype, 0, threads=256)
+    for dtype in ("float16", "bfloat16", "float32"):
+        ways = (False, True) if dtype == "float32" else (False,)
         for shape in (*FORWARD_SHAPES, *GRADIENT_SHAPES):
-            yield shape.variant(dtype)
+            if shape.item_bytes == (4 if dtype == "float32" else 2):
+                yield from (shape.row(dtype, allow_tf32) for allow_tf32 in ways)
+        if dtype != "float32":
+            for family in ("fused_statistics", "fused_query_gradients"):
+                yield Variant(family, dtype, 0, threads=256)
 
 
 VARIANTS: tuple[Variant, ...] = (*_naive(), *_fused())

@@ -13,6 +13,7 @@ import numpy as np
 from .. import reference
 from ..arrays.host import host_dtype
 from ..problem import Problem
+from ..reference import Precision
 from ..tolerance import assert_within_rounding, emulation
 from .strategies import Inputs
 
@@ -50,7 +51,7 @@ def expected_forward(
     """`out` and `lse`."""
     arguments = (problem, given.scale, given.q, given.k)
     exact = reference.forward(*arguments, given.v, given.bias)
-    rounded = reference.forward(*arguments, given.v, given.bias, emulation(problem.dtype, weights))
+    rounded = reference.forward(*arguments, given.v, given.bias, _rounding(problem, weights))
     probabilities = np.exp(reference.qk(*arguments, given.bias) - exact[1][..., None])
     out = reference.av(problem, probabilities, np.abs(given.v))
     lse = _score_magnitude(problem, given).max(-1)
@@ -76,7 +77,7 @@ def expected_backward(
     exact = reference.backward(*arguments)
     rounded = reference.backward(
         *arguments,
-        precision=emulation(problem.dtype, weights),
+        precision=_rounding(problem, weights),
         saved=stored_forward(problem, given),
     )
     out, lse = reference.forward(problem, scale, q, k, v, bias)
@@ -102,7 +103,7 @@ def expected_backward(
 def expected_qk(problem: Problem, given: Inputs) -> Expected:
     """`scores`."""
     arguments = (problem, given.scale, given.q, given.k, given.bias)
-    rounded = reference.qk(*arguments, emulation(problem.dtype))
+    rounded = reference.qk(*arguments, _rounding(problem))
     magnitude = _score_magnitude(problem, given)
     return Expected("scores", problem.dtype, reference.qk(*arguments), rounded, magnitude)
 
@@ -113,7 +114,7 @@ def expected_qk_backward(
     """`dq`, `dk` and, with a bias, `dbias`."""
     arguments = (problem, given.scale, dscores, given.q, given.k)
     exact = reference.qk_backward(*arguments)
-    rounded = reference.qk_backward(*arguments, emulation(problem.dtype))
+    rounded = reference.qk_backward(*arguments, _rounding(problem))
     sizes = reference.qk_backward(
         problem, abs(given.scale), np.abs(dscores), np.abs(given.q), np.abs(given.k)
     )
@@ -127,7 +128,7 @@ def expected_qk_backward(
 def expected_av(problem: Problem, given: Inputs, weights: np.ndarray) -> Expected:
     """`out` of stored weights."""
     exact = reference.av(problem, weights, given.v)
-    rounded = reference.av(problem, weights, given.v, emulation(problem.dtype))
+    rounded = reference.av(problem, weights, given.v, _rounding(problem))
     magnitude = reference.av(problem, np.abs(weights), np.abs(given.v))
     return Expected("out", problem.dtype, exact, rounded, magnitude)
 
@@ -137,12 +138,16 @@ def expected_av_backward(
 ) -> dict[str, Expected]:
     """`dweights` and `dv` of stored weights."""
     exact = reference.av_backward(problem, given.dout, weights, given.v)
-    rounded = reference.av_backward(problem, given.dout, weights, given.v, emulation(problem.dtype))
+    rounded = reference.av_backward(problem, given.dout, weights, given.v, _rounding(problem))
     sizes = reference.av_backward(problem, np.abs(given.dout), np.abs(weights), np.abs(given.v))
     return {
         name: Expected(name, problem.dtype, e, r, m)
         for name, e, r, m in zip(("dweights", "dv"), exact, rounded, sizes, strict=True)
     }
+
+
+def _rounding(problem: Problem, weights: str | None = None) -> Precision:
+    return emulation(problem.dtype, weights, problem.allow_tf32)
 
 
 def _score_magnitude(problem: Problem, given: Inputs) -> np.ndarray:

@@ -26,15 +26,22 @@ from cupyna.testing.cases import small_problems
 
 from .libraries import each_gpu_library, get, guarded, put
 
-DTYPES = ("float16", "bfloat16")
+DTYPES = ("float16", "bfloat16", "float32")
+MOST_CHANNELS = {2: 256, 4: 128}  # by bytes of an element
 NAMED = {
     name: problem
     for name, problem in small_problems(DTYPES)
-    if problem.head_dim % 8 == 0 and problem.head_dim <= 256 and problem.value_dim % 8 == 0
+    if problem.head_dim % 8 == 0 and problem.value_dim % 8 == 0
+    if problem.head_dim <= MOST_CHANNELS[problem.item_bytes]
 }
 named_problems = pytest.mark.parametrize("problem", NAMED.values(), ids=NAMED.keys())
 GRADIENTS = {name: problem for name, problem in NAMED.items() if not problem.has_bias}
 head_dims = st.sampled_from([8, 16, 24, 32, 40, 64, 72, 128, 160, 256])
+
+
+def with_channels(problem: Problem, channels: tuple[int, int], allow_tf32: bool) -> Problem:
+    head_dim, value_dim = (min(some, MOST_CHANNELS[problem.item_bytes]) for some in channels)
+    return replace(problem, head_dim=head_dim, value_dim=value_dim, allow_tf32=allow_tf32)
 
 
 def attend(library: str, problem: Problem, given: Inputs) -> tuple[np.ndarray, np.ndarray]:
@@ -43,7 +50,7 @@ def attend(library: str, problem: Problem, given: Inputs) -> tuple[np.ndarray, n
         out, lse = fused.neighborhood_attention(
             q, k, v, problem.kernel_size,
             stride=problem.stride, dilation=problem.dilation, is_causal=problem.is_causal,
-            bias=bias, scale=given.scale, return_lse=True,
+            bias=bias, scale=given.scale, allow_tf32=problem.allow_tf32, return_lse=True,
         )  # fmt: skip
     return get(out), get(lse)
 
@@ -80,7 +87,8 @@ def differentiate(
         gradients = fused.neighborhood_attention_backward(
             *arguments, problem.kernel_size,
             stride=problem.stride, dilation=problem.dilation, is_causal=problem.is_causal,
-            scale=given.scale, dlse=dlse, deterministic=deterministic,
+            scale=given.scale, dlse=dlse, allow_tf32=problem.allow_tf32,
+            deterministic=deterministic,
         )  # fmt: skip
     return [get(gradient) for gradient in gradients[:3]]
 
@@ -110,13 +118,18 @@ def test_named_problems(library: str, problem: Problem) -> None:
 @given(
     problem=problems(dtypes=DTYPES, max_tokens=300),
     channels=st.tuples(head_dims, head_dims),
+    allow_tf32=st.booleans(),
     scale=st.sampled_from([None, 0.0, -0.7, 2.0]),
     seed=st.integers(0, 2**16),
 )
 def test_any_problem(
-    problem: Problem, channels: tuple[int, int], scale: float | None, seed: int
+    problem: Problem,
+    channels: tuple[int, int],
+    allow_tf32: bool,
+    scale: float | None,
+    seed: int,
 ) -> None:
-    problem = replace(problem, head_dim=channels[0], value_dim=channels[1])
+    problem = with_channels(problem, channels, allow_tf32)
     given = inputs(problem, seed)
     check("cupy", problem, given if scale is None else replace(given, scale=scale))
 
@@ -127,25 +140,29 @@ def test_any_problem(
 @given(
     problem=problems(dtypes=DTYPES, max_tokens=300),
     channels=st.tuples(head_dims, head_dims),
+    allow_tf32=st.booleans(),
     scale=st.sampled_from([None, 0.0, -0.7, 2.0]),
     seed=st.integers(0, 2**16),
 )
 def test_any_gradient(
-    problem: Problem, channels: tuple[int, int], scale: float | None, seed: int
+    problem: Problem,
+    channels: tuple[int, int],
+    allow_tf32: bool,
+    scale: float | None,
+    seed: int,
 ) -> None:
-    head_dim, value_dim = channels
-    problem = replace(problem, head_dim=head_dim, value_dim=value_dim, has_bias=False)
+    problem = replace(with_channels(problem, channels, allow_tf32), has_bias=False)
     given = inputs(problem, seed)
     check_backward("cupy", problem, given if scale is None else replace(given, scale=scale))
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("seed", range(3))
-def test_every_run_gives_the_same_bits(seed: int) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_run_gives_the_same_bits(dtype: str) -> None:
     problem = Problem(
-        2, (40, 33), 4, 2, 64, 64, "float16", (9, 12), (1, 3), (2, 1), (False, True)
+        2, (40, 33), 4, 2, 64, 64, dtype, (9, 12), (1, 3), (2, 1), (False, True)
     )  # fmt: skip
-    given = inputs(problem, seed)
+    given = inputs(problem)
     for run in (attend, differentiate):
         first = run("cupy", problem, given)
         for _ in range(100):
@@ -173,7 +190,7 @@ def test_what_it_cannot_do_is_refused_with_reasons() -> None:
             fused.na1d(q, q, q, 3)
         return str(caught.value)
 
-    assert "not in float32" in refusal(cupy.ones((1, 8, 1, 16), "float32"))
+    assert "not in float64" in refusal(cupy.ones((1, 8, 1, 16), "float64"))
     assert "multiple of 8" in refusal(cupy.ones((1, 8, 1, 12), "float16"))
     shifted = cupy.ones(8 * 16 + 1, "float16")[1:].reshape(1, 8, 1, 16)
     assert "aligned to 16 bytes" in refusal(shifted)
