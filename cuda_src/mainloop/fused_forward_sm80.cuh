@@ -146,6 +146,8 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
                                                   OnlineRow (&softmax)[kRowTiles][2],
                                                   const T* values, float scale_log2) const {
     constexpr int kDepth = Products::kWeightDepth;
+    Sums of_tile = {};
+    Sums& target = Products::kAddsTiles ? of_tile : sums;
 #pragma unroll
     for (int depth = 0; depth < kBlock / kDepth; ++depth) {
 #pragma unroll
@@ -164,8 +166,9 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
           }
         }
       }
-      Products::multiply_columns(sums, scores, values, depth);
+      Products::multiply_columns(target, scores, values, depth);
     }
+    if constexpr (Products::kAddsTiles) Products::add(sums, of_tile);
   }
 
   // A warp's rows of Q are read by no one else, so its rows of O take their place.

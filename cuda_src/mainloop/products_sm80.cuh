@@ -103,6 +103,22 @@ struct ProductsSm80 {
     }
   }
 
+  // Sums over the columns of one tile. Tensor cores cut sums off where float32 rounds them, and
+  // over thousands of products that shows in float32: each tile's are added to the sums before by
+  // this.
+  static constexpr bool kAddsTiles = kFlavor == Flavor::k3xTf32;
+
+  static __device__ __forceinline__ void add(Sums& sums, const Sums& of_tile) {
+#pragma unroll
+    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+      for (int n = 0; n < kSumDim / 8; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[row_tile][n][i] += of_tile[row_tile][n][i];
+      }
+    }
+  }
+
   // One row tile's half row of sums, times a factor, into rows of shared memory.
   static __device__ __forceinline__ void lay_row(T* rows, int row,
                                                  const float (&sums)[kSumDim / 8][4], int half,

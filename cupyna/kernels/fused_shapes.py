@@ -192,7 +192,7 @@ FORWARD_SHAPES = (
     _forward(2, 256, row_tiles=1, columns=32, column_block=32),
     _forward(4, 32, row_tiles=1, columns=64, column_block=64),
     _forward(4, 64, row_tiles=1, columns=32, column_block=32),
-    _forward(4, 64, row_tiles=2, columns=64, column_block=32),
+    _forward(4, 64, row_tiles=2, columns=64, column_block=16),
     _forward(4, 128, row_tiles=1, columns=32, column_block=32),
 )
 
@@ -216,7 +216,7 @@ GRADIENT_SHAPES = (
     _gradient("key", 2, 256, row_tiles=1, columns=16, column_block=16, blocks=1, shares=2),
     _gradient("key", 4, 32, row_tiles=1, columns=64, column_block=64),
     _gradient("key", 4, 64, row_tiles=1, columns=32, column_block=32),
-    _gradient("key", 4, 128, row_tiles=1, columns=16, column_block=16, blocks=1),
+    _gradient("key", 4, 128, row_tiles=1, columns=16, column_block=16, blocks=1, shares=2),
     # More keys to a block are fewer additions to the sums of each query.
     _lone_gradient(64, row_tiles=2, warps=4, column_block=32, blocks=2),
     _lone_gradient(128, row_tiles=1, warps=8, column_block=32, blocks=1),

@@ -199,3 +199,12 @@ def test_what_it_cannot_do_is_refused_with_reasons() -> None:
     assert "aligned to 16 bytes" in str(answer)
     q = cupy.ones((1, 8, 1, 16), "float16")
     assert cupyna.explain(q, q, q, 3).selected.method == "fused"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_over_long_windows(dtype: str) -> None:
+    problem = Problem(1, (2048,), 1, 1, 64, 64, dtype, (1500,), (1,), (1,), (False,))
+    given = inputs(problem)
+    check("cupy", problem, given)
+    check_backward("cupy", problem, given)
