@@ -275,6 +275,8 @@ def na_av(
 
 def _ranked(rank: int, query: Tensor, *arguments: Any) -> Any:
     *arguments_of_all, options = arguments
+    if arguments_of_all[5] is None:  # as NATTEN allows for is_causal
+        arguments_of_all[5] = False
     if not isinstance(query, torch.Tensor) or query.ndim != rank + 3:
         raise _wrong_query(query, rank=rank)
     if not _TUNING.isdisjoint(options):
