@@ -18,7 +18,7 @@ from ..dispatch import backends
 from ..plans import plan_backward, plan_forward
 from .options import CallOptions
 
-__all__ = ["attend", "attend_backward"]
+__all__ = ["attend", "attend_backward", "entry_of", "raw_stream"]
 
 Tensor = Any
 Named = dict[str, Any]
@@ -53,9 +53,9 @@ def attend(
 ) -> tuple[Tensor, Tensor | None]:
     """Output and log-sum-exp; None for the second where it is not asked for."""
     tensors = (q, k, v) if bias is None else (q, k, v, bias)
-    key = (_layout(tensors), options, with_lse)
-    entry = _entries.get(key)
+    entry = entry_of(tensors, options, with_lse)
     if entry is None:
+        key = (_layout(tensors), options, with_lse)
         named = {"q": q, "k": k, "v": v, "bias": bias}
         entry = _remember(key, _entry("forward", named, options, with_lse))
     if entry.prepared is not None:
@@ -93,9 +93,10 @@ def attend_backward(
         "q": q, "k": k, "v": v, "bias": bias, "out": out, "dout": dout, "lse": lse, "dlse": dlse,
     }  # fmt: skip
     tensors = [tensor for tensor in named.values() if tensor is not None]
-    key = (_layout(tensors), bias is None, dlse is None, options)
-    entry = _entries.get(key)
+    rest = (bias is None, dlse is None, options)
+    entry = entry_of(tensors, *rest)
     if entry is None:
+        key = (_layout(tensors), *rest)
         entry = _remember(key, _entry("backward", named, options))
     results: Sequence[Tensor] | None = None
     if entry.prepared is not None:
@@ -110,6 +111,11 @@ def attend_backward(
             **_detached(named), **_keywords(entry.options)
         )
     return tuple(results) if bias is not None else (*results, q.new_empty((0,)))
+
+
+def entry_of(tensors: Sequence[Tensor], *rest: Any) -> _Entry | None:
+    """What is known of a call's layout so far."""
+    return _entries.get((_layout(tensors), *rest))
 
 
 def _layout(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
@@ -169,7 +175,7 @@ def _launch(prepared: _Prepared, tensors: Sequence[Tensor], device: Any) -> list
     if prepared.workspace_bytes:
         memory = empty(prepared.workspace_bytes, dtype=torch.uint8, device=device)
         workspace = memory.data_ptr()
-    prepared.recording(addresses, workspace, _raw_stream(device.index))
+    prepared.recording(addresses, workspace, raw_stream(device.index))
     return results
 
 
@@ -178,7 +184,7 @@ def _current_stream(index: int) -> int:
 
 
 # The handle without an object around it, as torch's own compiler asks for it.
-_raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", _current_stream)
+raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", _current_stream)
 
 
 def _readable(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
