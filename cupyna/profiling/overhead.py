@@ -89,7 +89,7 @@ def _calls(q: Any, k: Any, v: Any, leaf: Any) -> dict[str, Part]:
 def _parts(q: Any, k: Any, v: Any) -> dict[str, Part]:
     import torch
 
-    from ..torch import direct, eager
+    from ..torch import direct
     from ..torch.options import CallOptions
 
     options = CallOptions.of(2, _KERNEL_SIZE)
@@ -108,7 +108,7 @@ def _parts(q: Any, k: Any, v: Any) -> dict[str, Part]:
 
     return {
         "options": lambda: CallOptions.of(2, _KERNEL_SIZE),
-        "plain tensors?": lambda: eager.is_plain(q, k, v, None),
+        "plain tensors?": lambda: direct.is_plain(q, k, v, None),
         "layout looked up": lambda: direct.entry_of((q, k, v), options, False),
         "results allocated": results,
         "addresses": lambda: [tensor.data_ptr() for tensor in (q, k, v, result)],

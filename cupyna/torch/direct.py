@@ -18,11 +18,12 @@ from ..dispatch import backends
 from ..plans import plan_backward, plan_forward
 from .options import CallOptions
 
-__all__ = ["attend", "attend_backward", "entry_of", "raw_stream"]
+__all__ = ["attend", "attend_backward", "entry_of", "is_plain", "raw_stream"]
 
 Tensor = Any
 Named = dict[str, Any]
 
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 _ROWS = ("q", "k", "v", "out", "dout")
 
 # Layouts that a process remembers; a training run has some dozens.
@@ -46,6 +47,19 @@ class _Entry(NamedTuple):
 
 
 _entries: dict[Any, _Entry] = {}
+
+
+def is_plain(q: Tensor, k: Tensor, v: Tensor, other: Tensor | None) -> bool:
+    """Whether nobody has to see the operator: no subclass, mode or transform is at work."""
+    return (
+        type(q) in _PLAIN
+        and type(k) in _PLAIN
+        and type(v) in _PLAIN
+        and (other is None or type(other) in _PLAIN)
+        and not q.is_meta
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+    )
 
 
 def attend(

@@ -9,24 +9,9 @@ import torch
 from . import autograd, direct
 from .options import CallOptions
 
-__all__ = ["attend", "is_plain"]
+__all__ = ["attend"]
 
 Tensor = Any
-
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
-
-
-def is_plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
-    """Whether nobody has to see the operator: no subclass, mode or transform is at work."""
-    return (
-        type(q) in _PLAIN
-        and type(k) in _PLAIN
-        and type(v) in _PLAIN
-        and (bias is None or type(bias) in _PLAIN)
-        and not q.is_meta
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
-    )
 
 
 def attend(

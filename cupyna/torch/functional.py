@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import autograd, eager, merging, weights
+from . import autograd, direct, eager, merging, weights
 from .options import CallOptions
 
 __all__ = ["na1d", "na2d", "na3d", "na_av", "na_qk", "neighborhood_attention"]
@@ -287,7 +287,7 @@ def _ranked(rank: int, query: Tensor, *arguments: Any) -> Any:
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, options: CallOptions, with_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
-    if not torch.compiler.is_compiling() and eager.is_plain(q, k, v, bias):
+    if not torch.compiler.is_compiling() and direct.is_plain(q, k, v, bias):
         return eager.attend(q, k, v, bias, options, with_lse)
     out, lse = autograd.attention(q, k, v, bias, *options)
     return out, lse

@@ -155,26 +155,26 @@ def test_work_goes_to_the_current_stream() -> None:
 
 @pytest.mark.parametrize("method", ["auto", "naive"])
 def test_cuda_graphs(method: str) -> None:
-    leaves = [t.requires_grad_() for t in tensors()]
-    dout = torch.randn_like(leaves[0])
-
-    def step() -> Any:
-        out = na2d(*leaves, 7, method=method)
-        return out, *torch.autograd.grad(out, leaves, dout)
-
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        step()
+        leaves = [t.requires_grad_() for t in tensors()]
+        dout = torch.randn_like(leaves[0])
+
+        def step() -> Any:
+            out = na2d(*leaves, 7, method=method)
+            return out, *torch.autograd.grad(out, leaves, dout)
+
+        step()  # loads kernels, which cannot be captured
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            results = step()
+        with torch.no_grad():
+            for leaf in leaves:
+                leaf.copy_(torch.randn_like(leaf))
+        graph.replay()
+        for found, expected in zip(results, step(), strict=True):
+            torch.testing.assert_close(found, expected)
     stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = step()
-    with torch.no_grad():
-        for leaf in leaves:
-            leaf.copy_(torch.randn_like(leaf))
-    graph.replay()
-    for found, expected in zip(results, step(), strict=True):
-        torch.testing.assert_close(found, expected)
 
 
 def test_threads_share_recordings() -> None:
