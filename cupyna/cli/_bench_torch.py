@@ -46,7 +46,10 @@ def models(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="naive, gemm, fused or natten. Default: all that can run."),
+        typer.Option(
+            help="naive, gemm, fused, natten, natten-naive=FOLDER or natten-gemm=FOLDER. "
+            "Default: the first four, where they run."
+        ),
     ] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="Default: float16 and float32.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images of a step.")] = 128,
@@ -58,18 +61,21 @@ def models(
 ) -> None:
     """Time NAT and DiNAT in images per second, with each method."""
     from cupyna.problem import METHODS
+    from cupyna.profiling.models import PEERS, Plan, markdown, measure
     from cupyna.torch.models import LAYOUTS
 
     unknown = set(model or ()) - set(LAYOUTS)
     if unknown:
         raise typer.BadParameter(f"--model {min(unknown)} is not one of {', '.join(LAYOUTS)}")
+    for name in method or ():
+        if name.partition("=")[0] not in (*METHODS, *PEERS):
+            known = ", ".join((*METHODS, *PEERS))
+            raise typer.BadParameter(f"--method {name} is not one of {known}")
     if device.startswith("cuda"):
         _need_gpu()
-    from cupyna.profiling.models import PEER, Plan, markdown, measure
-
     plan = Plan(
         models=model or list(LAYOUTS),
-        methods=method or [*METHODS, PEER],
+        methods=method or [*METHODS, "natten"],
         dtypes=dtype or ["float16", "float32"],
         batch=batch,
         rounds=rounds,

@@ -1,7 +1,8 @@
 """Images per second of NAT and DiNAT with each method, as the method's own paper measured them.
 
 The paper is "Faster Neighborhood Attention" (NeurIPS 2024), Tables 5, 6 and 8. A model is the same
-for all methods but for its attention, and its answers are compared before times count.
+for all methods but for its attention, and its answers are compared before times count. Inference is
+timed as a CUDA graph, training as the loop that anyone would write.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-__all__ = ["ModelTimes", "Plan", "markdown", "measure"]
+__all__ = ["PEERS", "ModelTimes", "Plan", "markdown", "measure"]
 
-PEER = "natten"
+# Methods beside our own: the installed NATTEN, and 0.17.5's unfused kernels from a folder.
+PEERS = ("natten", "natten-naive", "natten-gemm")
 
 # One sample lasts at least this long.
 _SAMPLE_MS = 150.0
@@ -30,7 +34,8 @@ class Plan:
     Parameters
     ----------
     models, methods, dtypes : sequence of str
-        ``"natten"`` among the methods is the installed NATTEN.
+        Methods may also be ``"natten"``, ``"natten-naive=FOLDER"`` or ``"natten-gemm=FOLDER"``;
+        the latter two do no training.
     batch, rounds : int
         Images of a step; samples of each method, interleaved.
     training : bool
@@ -98,9 +103,10 @@ def measure(plan: Plan) -> Iterator[ModelTimes]:
         make = _training_step if plan.training else _inference
         for dtype in plan.dtypes:
             times = ModelTimes(name, dtype, plan.batch, plan.training)
-            _check(model, plan, dtype, times)
+            methods = _checked(model, plan, dtype, times)
             images = _images(model, plan.batch, plan.device)
-            _time({m: make(model, m, dtype, images) for m in times.errors}, plan, times)
+            steps = {name: make(model, m, dtype, images) for name, m in methods.items()}
+            _time(steps, plan, times)
             yield times
 
 
@@ -134,13 +140,17 @@ def markdown(document: Mapping[str, Any]) -> str:
 def _use(model: Any, method: str) -> None:
     from ..torch import neighborhood_attention
 
-    if method == PEER:
-        model.use(attend=_peer(), method="auto")
+    name, _, folder = method.partition("=")
+    if name == "natten":
+        model.use(attend=_natten(), method="auto")
+    elif name in PEERS:
+        model.use(attend=_unfused(Path(folder), name.removeprefix("natten-")), method="auto")
     else:
         model.use(attend=neighborhood_attention, method=method)
 
 
-def _peer() -> Callable[..., Any]:
+@cache
+def _natten() -> Callable[..., Any]:
     import natten
 
     if not natten.HAS_LIBNATTEN:
@@ -154,6 +164,23 @@ def _peer() -> Callable[..., Any]:
     return attend
 
 
+@cache
+def _unfused(folder: Path, method: str) -> Callable[..., Any]:
+    from .peers.unfused import Unfused
+
+    api = Unfused(folder, method).api
+
+    def attend(q: Any, k: Any, v: Any, kernel_size: Any, **options: Any) -> Any:
+        # Its modules make heads the second axis, too.
+        by_head = (tensor.movedim(-2, 1).contiguous() for tensor in (q, k, v))
+        out = api.attention(
+            *by_head, kernel_size, dilation=options["dilation"], scale=options["scale"], impl=method
+        )
+        return out.movedim(1, -2)
+
+    return attend
+
+
 def _images(model: Any, batch: int, device: str) -> Any:
     import torch
 
@@ -161,8 +188,8 @@ def _images(model: Any, batch: int, device: str) -> Any:
     return torch.randn(batch, 3, side, side, device=device)
 
 
-def _check(model: Any, plan: Plan, dtype: str, times: ModelTimes) -> None:
-    """Note each method's error, or why it does not run."""
+def _checked(model: Any, plan: Plan, dtype: str, times: ModelTimes) -> dict[str, str]:
+    """Methods that run, by name without their folder; each one's error or refusal is noted."""
     import torch
 
     images = _images(model, _CHECKED, plan.device)
@@ -182,16 +209,23 @@ def _check(model: Any, plan: Plan, dtype: str, times: ModelTimes) -> None:
 
     # Rounding through all layers cannot be counted: what naive kernels make of it is the measure.
     allowed = 2 * error("naive") + 4 * torch.finfo(getattr(torch, dtype)).eps
+    methods = {}
     for method in plan.methods:
-        try:
-            times.errors[method] = error(method)
-        except (ImportError, ValueError, NotImplementedError) as refusal:
-            model.float()
-            times.refusals[method] = str(refusal)
+        name = method.partition("=")[0]
+        if plan.training and name in PEERS[1:]:
+            times.refusals[name] = "is measured in inference alone"
             continue
-        if not times.errors[method] <= allowed:
-            found = f"errs by {times.errors[method]:.2e}, allowed {allowed:.2e}"
-            raise RuntimeError(f"{method} {found} in {times.model}, {dtype}")
+        try:
+            times.errors[name] = error(method)
+        except (ImportError, OSError, ValueError, NotImplementedError) as refusal:
+            model.float()
+            times.refusals[name] = str(refusal)
+            continue
+        if not times.errors[name] <= allowed:
+            found = f"errs by {times.errors[name]:.2e}, allowed {allowed:.2e}"
+            raise RuntimeError(f"{name} {found} in {times.model}, {dtype}")
+        methods[name] = method
+    return methods
 
 
 def _cast(model: Any, dtype: str) -> Any:
@@ -211,7 +245,17 @@ def _inference(model: Any, method: str, dtype: str, images: Any) -> Callable[[],
         with torch.no_grad():
             model(images)
 
-    return step
+    if images.device.type != "cuda":
+        return step
+    # A graph, so that no method pays for another's host time.
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        step()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            step()
+    torch.cuda.synchronize()
+    return graph.replay  # type: ignore[no-any-return]
 
 
 def _training_step(model: Any, method: str, dtype: str, images: Any) -> Callable[[], None]:

@@ -32,7 +32,10 @@ def gradients(
         dout = torch.zeros_like(out)
     if torch.is_grad_enabled():
         return *_written_out(dout, dlse, q, k, v, bias, options), *rest
-    if not torch.compiler.is_compiling() and direct.is_plain(q, k, v, dout):
+    # What `is_grads_batched` maps over says so in no other way.
+    mapped = torch._C._functorch.is_legacy_batchedtensor
+    is_mapped = mapped(dout) or (dlse is not None and mapped(dlse))
+    if not (is_mapped or torch.compiler.is_compiling()) and direct.is_plain(q, k, v, dout):
         found = direct.attend_backward(dout, dlse, q, k, v, bias, out, lse, options)
     else:
         found = ops.attention_backward(dout, dlse, q, k, v, bias, out, lse, *options)

@@ -36,7 +36,7 @@ class Unfused:
     def __init__(self, folder: Path, method: str) -> None:
         self.name = f"NATTEN 0.17.5 {method}"
         self._method = method
-        self._api = _load_api(folder)
+        self.api = _load_api(folder)
 
     def computes(self, problem: Problem) -> Problem:
         return problem
@@ -46,7 +46,7 @@ class Unfused:
         return weights * problem.item_bytes * (2 if direction == "forward" else 4)
 
     def work(self, problem: Problem, tensors: Mapping[str, Any], direction: Direction) -> Work:
-        api = self._api
+        api = self.api
         by_head = {name: tensor.movedim(-2, 1).contiguous() for name, tensor in tensors.items()}
         arguments = (
             *(by_head[name] for name in ("q", "k", "v")),
