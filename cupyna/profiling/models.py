@@ -20,6 +20,9 @@ __all__ = ["PEERS", "ModelTimes", "Plan", "markdown", "measure"]
 # Methods beside our own: the installed NATTEN, and 0.17.5's unfused kernels from a folder.
 PEERS = ("natten", "natten-naive", "natten-gemm")
 
+# Kernels that add in half precision err more; the file of results has every error.
+_PEER_SLACK = 20
+
 # One sample lasts at least this long.
 _SAMPLE_MS = 150.0
 
@@ -221,7 +224,7 @@ def _checked(model: Any, plan: Plan, dtype: str, times: ModelTimes) -> dict[str,
             model.float()
             times.refusals[name] = str(refusal)
             continue
-        if not times.errors[name] <= allowed:
+        if not times.errors[name] <= allowed * (_PEER_SLACK if name in PEERS else 1):
             found = f"errs by {times.errors[name]:.2e}, allowed {allowed:.2e}"
             raise RuntimeError(f"{name} {found} in {times.model}, {dtype}")
         methods[name] = method

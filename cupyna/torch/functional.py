@@ -68,10 +68,12 @@ def neighborhood_attention(
         Added to the scores of the window by relative position.
     method : {"auto", "naive", "gemm", "fused"}, optional
         How to compute it. Whatever ``"auto"`` finds computes backward.
-    allow_tf32, tune
-        As in :func:`cupyna.neighborhood_attention`.
+    allow_tf32 : bool, optional
+        Let tensor cores round float32 inputs to TF32.
     deterministic : bool, optional
         Ask for the same bits in every run, as ``torch.use_deterministic_algorithms`` also does.
+    tune : bool, optional
+        Measure the candidates once on this machine and remember the fastest.
     return_lse : bool, optional
         Also return the log-sum-exp, which gradients may flow through.
 

@@ -87,7 +87,24 @@ class NAT(nn.Module):  # type: ignore[misc]
         return self.head(self.norm(tokens).mean((1, 2)))
 
     def use(self, **options: Any) -> NAT:
-        """Set options of every attention layer, for instance ``use(method="naive")``."""
+        """Set options of every attention layer, for instance ``use(method="naive")``.
+
+        Parameters
+        ----------
+        **options
+            Attributes of the layers: `method`, `deterministic`, or `attend`, the function that
+            computes attention.
+
+        Returns
+        -------
+        NAT
+            The model itself.
+
+        Raises
+        ------
+        TypeError
+            If layers have no such attribute.
+        """
         for module in self.modules():
             if isinstance(module, NeighborhoodAttention2D):
                 for name, value in options.items():
