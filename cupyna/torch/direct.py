@@ -6,7 +6,7 @@ launches go to torch's current stream. Gradients are recorded above this file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from .. import operations
 from ..arguments import Options, parse
 from ..devices import device_spec
 from ..dispatch import backends
-from ..plans import plan_backward, plan_forward
+from ..plans import Plan, plan_backward, plan_forward, plan_forward_beside
 from .options import CallOptions
 
 __all__ = ["attend", "attend_backward", "entry_of", "is_plain", "raw_stream"]
@@ -24,6 +24,11 @@ Tensor = Any
 Named = dict[str, Any]
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+_PLANS: dict[str, Callable[..., Plan | None]] = {
+    "forward": plan_forward,
+    "backward": plan_backward,
+    "beside": plan_forward_beside,
+}
 _ROWS = ("q", "k", "v", "out", "dout")
 
 # Layouts that a process remembers; a training run has some dozens.
@@ -49,14 +54,13 @@ class _Entry(NamedTuple):
 _entries: dict[Any, _Entry] = {}
 
 
-def is_plain(q: Tensor, k: Tensor, v: Tensor, other: Tensor | None) -> bool:
+def is_plain(*tensors: Tensor | None) -> bool:
     """Whether nobody has to see the operator: no subclass, mode or transform is at work."""
+    for tensor in tensors:
+        if tensor is not None and type(tensor) not in _PLAIN:
+            return False
     return (
-        type(q) in _PLAIN
-        and type(k) in _PLAIN
-        and type(v) in _PLAIN
-        and (other is None or type(other) in _PLAIN)
-        and not q.is_meta
+        not tensors[0].is_meta  # type: ignore[union-attr]
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
     )
@@ -86,6 +90,28 @@ def attend(
         return_lse=with_lse,
     )  # fmt: skip
     return found if with_lse else (found, None)
+
+
+def attend_beside(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    more_k: Tensor,
+    more_v: Tensor,
+    options: CallOptions,
+) -> tuple[Tensor, Tensor] | None:
+    """Output and log-sum-exp with keys beside the windows, in one pass; None where none can."""
+    named = {"q": q, "k": k, "v": v, "bias": bias, "more_k": more_k, "more_v": more_v}
+    tensors = [tensor for tensor in named.values() if tensor is not None]
+    rest = (bias is None, options, "beside")
+    entry = entry_of(tensors, *rest)
+    if entry is None:
+        entry = _remember((_layout(tensors), *rest), _entry("beside", named, options))
+    if entry.prepared is None:
+        return None
+    results = _launch(entry.prepared, tensors, q.device)
+    return None if results is None else (results[0], results[1])
 
 
 def attend_backward(
@@ -151,7 +177,7 @@ def _entry(operation: str, named: Named, options: CallOptions, *with_lse: bool) 
     rows = tuple(given[name] for name in _ROWS if name in given)
     if not given["q"].is_cuda or _readable(rows) is not rows:
         return _Entry(parsed, None)
-    plan = (plan_forward if operation == "forward" else plan_backward)(given, parsed, *with_lse)
+    plan = _PLANS[operation](given, parsed, *with_lse)
     if plan is None:
         return _Entry(parsed, None)
     results = tuple((shape, getattr(torch, dtype)) for shape, dtype in plan.results.values())

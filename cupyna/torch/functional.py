@@ -116,10 +116,14 @@ def neighborhood_attention(
         out, lse = _attend(query, key, value, bias, options, return_lse)
         return (out, lse) if return_lse else out
     merging.check_additional(query, key, value, additional_keys, additional_values)
-    nearby = _attend(query, key, value, bias, options, True)
-    everywhere = merging.attend_all(query, additional_keys, additional_values, options.scale)
-    merged = merging.merge((nearby, everywhere))
-    return merged if return_lse else merged[0]
+    more = (additional_keys, additional_values)
+    tensors = (query, key, value, bias, *more)
+    if not torch.compiler.is_compiling() and direct.is_plain(*tensors):
+        found = eager.attend_beside(*tensors, options)
+    else:
+        nearby = _attend(query, key, value, bias, options, True)
+        found = merging.merge((nearby, merging.attend_all(query, *more, options.scale)))
+    return found if return_lse else found[0]
 
 
 def na1d(
