@@ -38,7 +38,7 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
   static constexpr bool kTakesBias = kRowTiles == 1 && kBlock == kKeys;
 
   // The same for keys beside the window.
-  static constexpr bool kTakesMore = kRowTiles == 1 && kHeadDim <= 128;
+  static constexpr bool kTakesMore = kTakesBias && kHeadDim <= 128;
 
   const ForwardParams& launch;
 
@@ -85,7 +85,7 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
       ptx::copy_async_wait<0>();
       __syncthreads();
       Scores scores = {};
-      multiply_keys(scores, queries, 0, warp);
+      multiply_keys(scores, queries, shared.first[0], warp);
       score_additional(scores, launch.more_tokens - begin, has_bias ? params.scale_log2 : 1.f);
       const float scale_log2 = has_bias ? 1.f : params.scale_log2;
       raise(scores, sums, softmax, scale_log2);

@@ -36,7 +36,12 @@ class Unfused:
     def __init__(self, folder: Path, method: str) -> None:
         self.name = f"NATTEN 0.17.5 {method}"
         self._method = method
-        self.api = _load_api(folder)
+        self._api = _load_api(folder)
+
+    @property
+    def api(self) -> Any:
+        """Its functions."""
+        return self._api
 
     def computes(self, problem: Problem) -> Problem:
         return problem
@@ -46,7 +51,7 @@ class Unfused:
         return weights * problem.item_bytes * (2 if direction == "forward" else 4)
 
     def work(self, problem: Problem, tensors: Mapping[str, Any], direction: Direction) -> Work:
-        api = self.api
+        api = self._api
         by_head = {name: tensor.movedim(-2, 1).contiguous() for name, tensor in tensors.items()}
         arguments = (
             *(by_head[name] for name in ("q", "k", "v")),
