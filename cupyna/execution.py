@@ -181,7 +181,7 @@ class UnfusedBackend(Backend, Protocol):
 class BesideBackend(Backend, Protocol):
     """A backend that takes keys and values beside the windows in the same pass."""
 
-    def takes_beside(self, problem: Problem) -> bool:
+    def takes_beside(self, problem: Problem, device: DeviceSpec) -> bool:
         """Whether it does for a problem that it does not refuse."""
 
     def forward_beside(

@@ -94,7 +94,7 @@ def plan_forward_beside(arrays: Mapping[str, Any], options: Options) -> Plan | N
             call.method in (None, backend.method)
             and isinstance(backend, BesideBackend)
             and not backend.refusals(problem, "forward", device)
-            and backend.takes_beside(problem)
+            and backend.takes_beside(problem, device)
             and all(map(has_vector_rows, more.values()))
         ):
             heads = (problem.batch, *problem.spatial, problem.heads)

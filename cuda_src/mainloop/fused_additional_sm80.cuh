@@ -13,8 +13,10 @@ __device__ __forceinline__ void copy_additional(const Tile& tile, const ForwardP
                                                 T (&values)[kElements]) {
   const Array &k = params.more_k, &v = params.more_v;
   const int kv_head = tile.head / params.head_group;
-  for (int i = threadIdx.x; i < kElements / 8; i += Tile::kThreads) {
+  constexpr int kPerChunk = Tile::kPerChunk;
+  for (int i = threadIdx.x; i < kElements / kPerChunk; i += Tile::kThreads) {
     const int column = i / Tile::kChunks, chunk = i % Tile::kChunks;
+    const int channel = chunk * kPerChunk;
     const bool is_there = begin + column < params.more_tokens;
     const int token = is_there ? begin + column : 0;
     const T* key = static_cast<const T*>(k.data) + tile.batch * k.batch +
@@ -22,10 +24,10 @@ __device__ __forceinline__ void copy_additional(const Tile& tile, const ForwardP
     const T* value = static_cast<const T*>(v.data) + tile.batch * v.batch +
                      token * v.axis[kAxes - 1] + kv_head * v.head;
     // Nothing is read from where no bytes are asked for.
-    ptx::copy_async_16(Tile::address(keys, column, chunk), key + chunk * 8,
-                       is_there && chunk * 8 < params.head_dim ? 16 : 0);
-    ptx::copy_async_16(Tile::address(values, column, chunk), value + chunk * 8,
-                       is_there && chunk * 8 < params.value_dim ? 16 : 0);
+    ptx::copy_async_16(Tile::address(keys, column, chunk), key + channel,
+                       is_there && channel < params.head_dim ? 16 : 0);
+    ptx::copy_async_16(Tile::address(values, column, chunk), value + channel,
+                       is_there && channel < params.value_dim ? 16 : 0);
   }
 }
 

@@ -103,11 +103,15 @@ class CudaFused:
     ) -> None:
         self.forward_beside(problem, scale, execution, q, k, v, bias, None, None, out, lse)
 
-    def takes_beside(self, problem: Problem) -> bool:
-        """Whether :meth:`forward_beside` takes keys and values of a problem's channels."""
-        from ..kernels.fused_shapes import MOST_ADDITIONAL_CHANNELS
+    def takes_beside(self, problem: Problem, device: DeviceSpec) -> bool:
+        """Whether a shape that :meth:`forward_beside` can run holds the problem's channels."""
+        from ..kernels.heuristics import fused_forward_choice
 
-        return max(problem.head_dim, problem.value_dim) <= MOST_ADDITIONAL_CHANNELS
+        try:
+            fused_forward_choice(problem, device, True)
+        except ValueError:
+            return False
+        return True
 
     def forward_beside(
         self,
