@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from .problem import DeviceSpec, Method, Operation, Problem
 
-__all__ = ["Backend", "Choice", "Execution", "UnfusedBackend"]
+__all__ = ["Backend", "BesideBackend", "Choice", "Execution", "UnfusedBackend"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +175,27 @@ class UnfusedBackend(Backend, Protocol):
         dv: Any,
     ) -> None:
         """Gradients of :meth:`av`; zero in slots without a key."""
+
+
+@runtime_checkable
+class BesideBackend(Backend, Protocol):
+    """A backend that takes keys and values beside the windows in the same pass."""
+
+    def takes_beside(self, problem: Problem, device: DeviceSpec) -> bool:
+        """Whether it does for a problem that it does not refuse."""
+
+    def forward_beside(
+        self,
+        problem: Problem,
+        scale: float,
+        execution: Execution,
+        q: Any,
+        k: Any,
+        v: Any,
+        bias: Any | None,
+        more_k: Any | None,
+        more_v: Any | None,
+        out: Any,
+        lse: Any | None,
+    ) -> None:
+        """:meth:`forward` where every query sees more keys, ``[batch, tokens, kv_heads, ...]``."""

@@ -6,20 +6,20 @@ the first three are done once for each layout, where the backend can be recorded
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .arguments import Call, Options, parse
-from .arrays import DeviceArray
+from .arrays import DeviceArray, has_vector_rows
 from .devices import device_spec
-from .dispatch import select
-from .execution import Execution
+from .dispatch import backends, select
+from .execution import BesideBackend, Execution
 
 if TYPE_CHECKING:
     from .kernels.recording import Recording
 
-__all__ = ["Plan", "plan_backward", "plan_forward"]
+__all__ = ["Plan", "plan_backward", "plan_forward", "plan_forward_beside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,44 @@ def plan_forward(arrays: Mapping[str, Any], options: Options, with_lse: bool) ->
     return _plan(call, "forward", results, ("q", "k", "v", "bias", "out", "lse"))
 
 
+def plan_forward_beside(arrays: Mapping[str, Any], options: Options) -> Plan | None:
+    """Prepare a forward call with keys that every query sees beside its window.
+
+    Parameters
+    ----------
+    arrays : dict
+        `q`, `k`, `v`, `bias`, and `more_k` and `more_v`, ``[batch, tokens, kv_heads, channels]``
+        of the dtype and on the device of the others.
+    options : Options
+
+    Returns
+    -------
+    Plan or None
+        None where no backend takes them in its one pass.
+    """
+    nearby = {name: array for name, array in arrays.items() if not name.startswith("more")}
+    call = parse("forward", nearby, options)
+    problem = call.problem
+    more = {name: call.library.view(arrays[name]) for name in ("more_k", "more_v")}
+    device = device_spec(call.device)
+    for backend in backends(device.kind):
+        if (
+            call.method in (None, backend.method)
+            and isinstance(backend, BesideBackend)
+            and not backend.refusals(problem, "forward", device)
+            and backend.takes_beside(problem, device)
+            and all(map(has_vector_rows, more.values()))
+        ):
+            heads = (problem.batch, *problem.spatial, problem.heads)
+            results = {
+                "out": ((*heads, problem.value_dim), problem.dtype),
+                "lse": (heads, problem.accumulator),
+            }
+            names = (*arrays, *results)
+            return _record(call, backend, backend.forward_beside, more, results, names)
+    return None
+
+
 def plan_backward(arrays: Mapping[str, Any], options: Options) -> Plan | None:
     """Prepare a backward call; see :func:`plan_forward`.
 
@@ -96,21 +134,31 @@ def _plan(
 ) -> Plan | None:
     device = device_spec(call.device)
     backend = select(call.problem, operation, device, call.method)
+    return _record(call, backend, getattr(backend, operation), {}, results, names)
+
+
+def _record(
+    call: Call,
+    backend: Any,
+    run: Callable[..., None],
+    more: Mapping[str, Any],
+    results: Mapping[str, tuple[tuple[int, ...], str]],
+    names: tuple[str, ...],
+) -> Plan | None:
     is_recordable = getattr(backend, "is_recordable", False)
     if call.device.kind != "cuda" or not is_recordable or call.tune or not call.problem.batch:
         return None
     from .kernels.recording import record
 
-    index = call.device.index
-    arrays: dict[str, Any] = dict(call.views) | {
+    index, device = call.device.index, device_spec(call.device)
+    arrays: dict[str, Any] = {**call.views, **more} | {
         name: DeviceArray.contiguous(0, shape, dtype, index)
         for name, (shape, dtype) in results.items()
     }
 
-    def run(views: Mapping[str, Any], empty: Any) -> None:
+    def repeat(views: Mapping[str, Any], empty: Any) -> None:
         execution = Execution(device, 0, empty)
-        of_names = {name: views.get(name) for name in names}
-        getattr(backend, operation)(call.problem, call.scale, execution, **of_names)
+        run(call.problem, call.scale, execution, **{name: views.get(name) for name in names})
 
-    recording = record(arrays, index, run)
+    recording = record(arrays, index, repeat)
     return None if recording is None else Plan(results, recording)

@@ -39,11 +39,13 @@ numpydoc_validation_checks = {
     *("GL03", "GL07", "GL08", "PR01", "PR02", "PR03", "RT01", "SS01", "SS02"),
 }
 # Strategies are made by a decorator and have no source to find; fields are told by their class.
-# na2d and na3d refer to na1d.
+# na2d and na3d refer to na1d, and so do the layers.
 numpydoc_validation_exclude = {
     r"^cupyna\.testing\b",
     r"^cupyna\.Explanation\.\w+$",
-    r"^cupyna\.na[23]d$",
+    r"^cupyna\.(torch\.)?na[23]d$",
+    r"^cupyna\.torch\.NeighborhoodAttention[23]D$",
+    r"^cupyna\.torch\.(models\.)?[A-Z]\w*\.\w+$",
 }
 
 

@@ -34,6 +34,12 @@ struct AttentionParams {
   unsigned query_flip;  // and those that are inverted: the sign
 };
 
+// Beside the windows, keys and values that every query sees: [batch, tokens, kv_heads, channels].
+struct ForwardParams : AttentionParams {
+  Array more_k, more_v;
+  int more_tokens;
+};
+
 // Backward reads all of forward's arrays; `scale` keeps its sign.
 struct GradientParams : AttentionParams {
   Array dout, dlse, dq, dk, dv;

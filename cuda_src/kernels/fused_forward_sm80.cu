@@ -11,7 +11,7 @@ using Forward = cupyna::FusedForwardSm80<CUPYNA_DTYPE, static_cast<cupyna::Flavo
 static_assert(sizeof(Forward::Shared) <= CUPYNA_SMEM_BYTES, "the manifest knows the size");
 
 extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS, CUPYNA_BLOCKS)
-    CUPYNA_SYMBOL(const __grid_constant__ cupyna::AttentionParams params) {
+    CUPYNA_SYMBOL(const __grid_constant__ cupyna::ForwardParams params) {
   extern __shared__ __align__(128) unsigned char memory[];
   Forward(params, *reinterpret_cast<Forward::Shared*>(memory)).run();
 }

@@ -5,12 +5,14 @@
 //     S = Q K^T (mma.sync)  -> mask, if the tile is an edge for this warp's rows
 //     online softmax        -> P, rounded as the products want it, stays in registers
 //     O = O * factor + P V  (mma.sync)
+//   the same without a mask for keys that every query sees, if there are any
 //   O / sum -> shared memory (over Q) -> global memory, 16 bytes at a time
 //
 // A warp owns 16 kRowTiles consecutive rows of the tile, skips key tiles that none of them sees,
 // and masks only those that not all of them see whole.
 #pragma once
 
+#include "fused_additional_sm80.cuh"
 #include "fused_edges_sm80.cuh"
 #include "fused_tile_sm80.cuh"
 #include "products_sm80.cuh"
@@ -35,9 +37,14 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
   // Registers of two row tiles are too short for the addresses of biases.
   static constexpr bool kTakesBias = kRowTiles == 1 && kBlock == kKeys;
 
-  __device__ FusedForwardSm80(const AttentionParams& params, Shared& shared)
-      : Tile(params, Operands{params.q, params.out}, Operands{params.k, params.v}, nullptr,
-             shared) {}
+  // The same for keys beside the window.
+  static constexpr bool kTakesMore = kTakesBias && kHeadDim <= 128;
+
+  const ForwardParams& launch;
+
+  __device__ FusedForwardSm80(const ForwardParams& params, Shared& shared)
+      : Tile(params, Operands{params.q, params.out}, Operands{params.k, params.v}, nullptr, shared),
+        launch(params) {}
 
   __device__ __forceinline__ void run() {
     Tile::prepare();
@@ -70,6 +77,20 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
         }
       }
       place = Tile::after(place);
+    }
+    // Tiles of the window have left both stages.
+    for (int begin = 0; kTakesMore && begin < launch.more_tokens; begin += kKeys) {
+      copy_additional(*this, launch, begin, shared.first[0], shared.second[0]);
+      ptx::copy_async_commit();
+      ptx::copy_async_wait<0>();
+      __syncthreads();
+      Scores scores = {};
+      multiply_keys(scores, queries, shared.first[0], warp);
+      score_additional(scores, launch.more_tokens - begin, has_bias ? params.scale_log2 : 1.f);
+      const float scale_log2 = has_bias ? 1.f : params.scale_log2;
+      raise(scores, sums, softmax, scale_log2);
+      multiply_values(sums, scores, softmax, shared.second[0], scale_log2);
+      __syncthreads();
     }
     store(sums, softmax, warp, has_bias ? kLn2 : params.scale);
   }

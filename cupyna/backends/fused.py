@@ -101,12 +101,44 @@ class CudaFused:
         out: DeviceArray,
         lse: DeviceArray | None,
     ) -> None:
-        from ..kernels.attention_params import pack_attention
+        self.forward_beside(problem, scale, execution, q, k, v, bias, None, None, out, lse)
 
-        for chosen in _passes(problem, "forward", execution.device):
-            tiles = chosen.row_tile, chosen.column_tile
-            params = pack_attention(problem, scale, *tiles, q, k, v, bias, out, lse)
-            _launch(problem, chosen, execution, params)
+    def takes_beside(self, problem: Problem, device: DeviceSpec) -> bool:
+        """Whether a shape that :meth:`forward_beside` can run holds the problem's channels."""
+        from ..kernels.heuristics import fused_forward_choice
+
+        try:
+            fused_forward_choice(problem, device, True)
+        except ValueError:
+            return False
+        return True
+
+    def forward_beside(
+        self,
+        problem: Problem,
+        scale: float,
+        execution: Execution,
+        q: DeviceArray,
+        k: DeviceArray,
+        v: DeviceArray,
+        bias: DeviceArray | None,
+        more_k: DeviceArray | None,
+        more_v: DeviceArray | None,
+        out: DeviceArray,
+        lse: DeviceArray | None,
+    ) -> None:
+        """Forward with keys and values that every query sees beside its window.
+
+        They are ``[batch, tokens, kv_heads, channels]``, with rows as the problem's have them.
+        """
+        from ..kernels.attention_params import pack_attention
+        from ..kernels.heuristics import fused_forward_choice
+
+        more = None if more_k is None or more_v is None else (more_k, more_v)
+        chosen = fused_forward_choice(problem, execution.device, more is not None)
+        tiles = chosen.row_tile, chosen.column_tile
+        params = pack_attention(problem, scale, *tiles, q, k, v, bias, out, lse, more)
+        _launch(problem, chosen, execution, params)
 
     def backward(
         self,

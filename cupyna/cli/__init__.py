@@ -32,6 +32,7 @@ _EXTRA_OF_MODULE = {
     "nibabel": "demo",
     "pywt": "demo",
     "skimage": "demo",
+    "sklearn": "demo",
 }
 
 

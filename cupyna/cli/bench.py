@@ -20,6 +20,8 @@ from rich.progress import (
 
 from cupyna.kernels.machine import gpus
 
+from ._bench_torch import models, overhead
+
 if TYPE_CHECKING:
     from cupyna.profiling.bench import Plan
     from cupyna.profiling.problems import Row
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 bench = typer.Typer(invoke_without_command=True, no_args_is_help=False)
+bench.command()(overhead)
+bench.command()(models)
 
 
 class Dtype(StrEnum):

@@ -12,6 +12,7 @@ from cupyna.arrays.device_array import DeviceArray
 from cupyna.problem import Problem
 
 from .params import (
+    ABSENT,
     ARRAY,
     AXES,
     AXIS,
@@ -21,7 +22,14 @@ from .params import (
     statistic_fields,
 )
 
-__all__ = ["ATTENTION_PARAMS", "GRADIENT_PARAMS", "Gradients", "pack_attention", "pack_gradient"]
+__all__ = [
+    "ATTENTION_PARAMS",
+    "FORWARD_PARAMS",
+    "GRADIENT_PARAMS",
+    "Gradients",
+    "pack_attention",
+    "pack_gradient",
+]
 
 TILE = np.dtype(
     [(name, np.int32) for name in ("row_extent_log2", "column_extent", "row_tiles")], align=True
@@ -44,6 +52,10 @@ _ATTENTION_FIELDS: list[Any] = [
 _GRADIENTS = ("dout", "dlse", "dq", "dk", "dv")
 
 ATTENTION_PARAMS = np.dtype(_ATTENTION_FIELDS, align=True)
+FORWARD_PARAMS = np.dtype(
+    [*_ATTENTION_FIELDS, ("more_k", ARRAY), ("more_v", ARRAY), ("more_tokens", np.int32)],
+    align=True,
+)
 GRADIENT_PARAMS = np.dtype(
     [
         *_ATTENTION_FIELDS,
@@ -90,8 +102,12 @@ def pack_attention(
     bias: DeviceArray | None,
     out: DeviceArray,
     lse: DeviceArray | None,
+    more: tuple[DeviceArray, DeviceArray] | None = None,
 ) -> np.ndarray[Any, Any]:
-    """One launch of forward; tiles have one extent for each spatial axis."""
+    """One launch of forward; tiles have one extent for each spatial axis.
+
+    `more` is keys and values that every query sees, ``[batch, tokens, kv_heads, channels]``.
+    """
     # Scores grow with a positive factor, so a running maximum needs no scale: the sign of the
     # scale goes into the queries, and a scale of zero clears them.
     record = (
@@ -100,8 +116,9 @@ def pack_attention(
         abs(scale) * _LOG2_E if scale else _LOG2_E,
         0xFFFFFFFF if scale else 0,
         0x80008000 if math.copysign(1.0, scale) < 0 and scale else 0,
+        *((ABSENT, ABSENT, 0) if more is None else (*map(row_fields, more), more[0].shape[1])),
     )
-    return np.array([record], ATTENTION_PARAMS)
+    return np.array([record], FORWARD_PARAMS)
 
 
 def pack_gradient(

@@ -14,7 +14,10 @@ from cupyna.tiles import Side
 
 from .variant import Variant
 
-__all__ = ["FORWARD_SHAPES", "GRADIENT_SHAPES", "FusedShape"]
+__all__ = ["FORWARD_SHAPES", "GRADIENT_SHAPES", "MOST_ADDITIONAL_CHANNELS", "FusedShape"]
+
+# Channels of the widest kernels that take keys beside the windows.
+MOST_ADDITIONAL_CHANNELS = 128
 
 # Bytes of the tables beside the tiles: of one row, one column, one warp, and one block.
 _ROW_TABLE_BYTES = 24
@@ -81,6 +84,11 @@ class FusedShape:
     def takes_bias(self) -> bool:
         """Whether scores may have a bias; elsewhere registers are too short for its addresses."""
         return self.row_tiles == 1 and self.column_block == self.columns
+
+    @property
+    def takes_additional(self) -> bool:
+        """Whether every query may see keys beside its window; elsewhere registers are too short."""
+        return self.takes_bias and self.head_dim <= MOST_ADDITIONAL_CHANNELS
 
     @property
     def smem_bytes(self) -> int:

@@ -70,15 +70,18 @@ class FusedChoice:
 
 
 @lru_cache(maxsize=1024)
-def fused_forward_choice(problem: Problem, device: DeviceSpec) -> FusedChoice:
-    """The cheapest variant and tiles of forward.
+def fused_forward_choice(
+    problem: Problem, device: DeviceSpec, has_additional: bool = False
+) -> FusedChoice:
+    """The cheapest variant and tiles of forward, perhaps with keys beside the windows.
 
     Raises
     ------
     ValueError
         If no compiled shape has enough channels.
     """
-    return _cheapest(problem, device, FORWARD_SHAPES)
+    shapes = [s for s in FORWARD_SHAPES if s.takes_additional or not has_additional]
+    return _cheapest(problem, device, shapes)
 
 
 @lru_cache(maxsize=1024)

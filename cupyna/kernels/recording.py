@@ -23,7 +23,7 @@ from cupyna.arrays.device_array import DeviceArray
 from .launch import Stream, launches_kept_back
 from .loader import Kernel
 
-__all__ = ["Recording", "record"]
+__all__ = ["Recording", "record", "words_of"]
 
 # Two places for made-up arrays, a terabyte apart each, as aligned as any pool's memory is.
 _SPACING = 1 << 40
@@ -161,8 +161,7 @@ def _keep_back(
         kernel: Kernel, grid: tuple[int, ...], block: tuple[int, ...], smem_bytes: int,
         params: np.ndarray[Any, Any],
     ) -> None:  # fmt: skip
-        words = np.frombuffer(params.tobytes(), np.uint64)
-        kept.append(_Kept(kernel, grid, block, smem_bytes, words))
+        kept.append(_Kept(kernel, grid, block, smem_bytes, words_of(params)))
 
     def empty(shape: tuple[int, ...], dtype: str) -> DeviceArray:
         address = place + (len(arrays) + len(sizes)) * _SPACING
@@ -177,6 +176,21 @@ def _keep_back(
     with launches_kept_back(take):
         call(made_up, empty)
     return list(arrays), kept, sizes
+
+
+def words_of(params: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The words of a struct, with zeros in its padding, which holds anything otherwise."""
+    clean = np.zeros(params.shape, params.dtype)
+    _copy_fields(params, clean)
+    return np.frombuffer(clean.tobytes(), np.uint64)
+
+
+def _copy_fields(source: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> None:
+    if source.dtype.names is None:
+        target[...] = source
+        return
+    for name in source.dtype.names:
+        _copy_fields(source[name], target[name])
 
 
 def _patches(

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from . import ops, weights
+from . import direct, ops, weights
 from .options import CallOptions
 
 __all__ = ["attention", "gradients", "scores", "values", "values_transposed"]
@@ -32,7 +32,13 @@ def gradients(
         dout = torch.zeros_like(out)
     if torch.is_grad_enabled():
         return *_written_out(dout, dlse, q, k, v, bias, options), *rest
-    found = ops.attention_backward(dout, dlse, q, k, v, bias, out, lse, *options)
+    # What `is_grads_batched` maps over says so in no other way.
+    mapped = torch._C._functorch.is_legacy_batchedtensor
+    is_mapped = mapped(dout) or (dlse is not None and mapped(dlse))
+    if not (is_mapped or torch.compiler.is_compiling()) and direct.is_plain(q, k, v, dout):
+        found = direct.attend_backward(dout, dlse, q, k, v, bias, out, lse, options)
+    else:
+        found = ops.attention_backward(dout, dlse, q, k, v, bias, out, lse, *options)
     return *found[:3], None if bias is None else found[3], *rest
 
 

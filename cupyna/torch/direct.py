@@ -6,7 +6,7 @@ launches go to torch's current stream. Gradients are recorded above this file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,14 +15,20 @@ from .. import operations
 from ..arguments import Options, parse
 from ..devices import device_spec
 from ..dispatch import backends
-from ..plans import plan_backward, plan_forward
+from ..plans import Plan, plan_backward, plan_forward, plan_forward_beside
 from .options import CallOptions
 
-__all__ = ["attend", "attend_backward"]
+__all__ = ["attend", "attend_backward", "entry_of", "is_plain", "raw_stream"]
 
 Tensor = Any
 Named = dict[str, Any]
 
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_PLANS: dict[str, Callable[..., Plan | None]] = {
+    "forward": plan_forward,
+    "backward": plan_backward,
+    "beside": plan_forward_beside,
+}
 _ROWS = ("q", "k", "v", "out", "dout")
 
 # Layouts that a process remembers; a training run has some dozens.
@@ -48,14 +54,26 @@ class _Entry(NamedTuple):
 _entries: dict[Any, _Entry] = {}
 
 
+def is_plain(*tensors: Tensor | None) -> bool:
+    """Whether nobody has to see the operator: no subclass, mode or transform is at work."""
+    for tensor in tensors:
+        if tensor is not None and type(tensor) not in _PLAIN:
+            return False
+    return (
+        not tensors[0].is_meta  # type: ignore[union-attr]
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+    )
+
+
 def attend(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, options: CallOptions, with_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Output and log-sum-exp; None for the second where it is not asked for."""
     tensors = (q, k, v) if bias is None else (q, k, v, bias)
-    key = (_layout(tensors), options, with_lse)
-    entry = _entries.get(key)
+    entry = entry_of(tensors, options, with_lse)
     if entry is None:
+        key = (_layout(tensors), options, with_lse)
         named = {"q": q, "k": k, "v": v, "bias": bias}
         entry = _remember(key, _entry("forward", named, options, with_lse))
     if entry.prepared is not None:
@@ -72,6 +90,28 @@ def attend(
         return_lse=with_lse,
     )  # fmt: skip
     return found if with_lse else (found, None)
+
+
+def attend_beside(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    more_k: Tensor,
+    more_v: Tensor,
+    options: CallOptions,
+) -> tuple[Tensor, Tensor] | None:
+    """Output and log-sum-exp with keys beside the windows, in one pass; None where none can."""
+    named = {"q": q, "k": k, "v": v, "bias": bias, "more_k": more_k, "more_v": more_v}
+    tensors = [tensor for tensor in named.values() if tensor is not None]
+    rest = (bias is None, options, "beside")
+    entry = entry_of(tensors, *rest)
+    if entry is None:
+        entry = _remember((_layout(tensors), *rest), _entry("beside", named, options))
+    if entry.prepared is None:
+        return None
+    results = _launch(entry.prepared, tensors, q.device)
+    return None if results is None else (results[0], results[1])
 
 
 def attend_backward(
@@ -93,9 +133,10 @@ def attend_backward(
         "q": q, "k": k, "v": v, "bias": bias, "out": out, "dout": dout, "lse": lse, "dlse": dlse,
     }  # fmt: skip
     tensors = [tensor for tensor in named.values() if tensor is not None]
-    key = (_layout(tensors), bias is None, dlse is None, options)
-    entry = _entries.get(key)
+    rest = (bias is None, dlse is None, options)
+    entry = entry_of(tensors, *rest)
     if entry is None:
+        key = (_layout(tensors), *rest)
         entry = _remember(key, _entry("backward", named, options))
     results: Sequence[Tensor] | None = None
     if entry.prepared is not None:
@@ -110,6 +151,11 @@ def attend_backward(
             **_detached(named), **_keywords(entry.options)
         )
     return tuple(results) if bias is not None else (*results, q.new_empty((0,)))
+
+
+def entry_of(tensors: Sequence[Tensor], *rest: Any) -> _Entry | None:
+    """What is known of a call's layout so far."""
+    return _entries.get((_layout(tensors), *rest))
 
 
 def _layout(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
@@ -131,7 +177,7 @@ def _entry(operation: str, named: Named, options: CallOptions, *with_lse: bool) 
     rows = tuple(given[name] for name in _ROWS if name in given)
     if not given["q"].is_cuda or _readable(rows) is not rows:
         return _Entry(parsed, None)
-    plan = (plan_forward if operation == "forward" else plan_backward)(given, parsed, *with_lse)
+    plan = _PLANS[operation](given, parsed, *with_lse)
     if plan is None:
         return _Entry(parsed, None)
     results = tuple((shape, getattr(torch, dtype)) for shape, dtype in plan.results.values())
@@ -169,7 +215,7 @@ def _launch(prepared: _Prepared, tensors: Sequence[Tensor], device: Any) -> list
     if prepared.workspace_bytes:
         memory = empty(prepared.workspace_bytes, dtype=torch.uint8, device=device)
         workspace = memory.data_ptr()
-    prepared.recording(addresses, workspace, _raw_stream(device.index))
+    prepared.recording(addresses, workspace, raw_stream(device.index))
     return results
 
 
@@ -178,7 +224,7 @@ def _current_stream(index: int) -> int:
 
 
 # The handle without an object around it, as torch's own compiler asks for it.
-_raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", _current_stream)
+raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", _current_stream)
 
 
 def _readable(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

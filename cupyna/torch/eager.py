@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from . import autograd, direct
+from . import autograd, direct, merging
 from .options import CallOptions
 
-__all__ = ["attend", "is_plain"]
+__all__ = ["attend", "attend_beside"]
 
 Tensor = Any
-
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
-
-
-def is_plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
-    """Whether nobody has to see the operator: no subclass, mode or transform is at work."""
-    return (
-        type(q) in _PLAIN
-        and type(k) in _PLAIN
-        and type(v) in _PLAIN
-        and (bias is None or type(bias) in _PLAIN)
-        and not q.is_meta
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
-    )
 
 
 def attend(
@@ -61,3 +47,83 @@ class _Attention(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Any, ...]:
         return autograd.gradients(dout, dlse, ctx.saved_tensors, ctx.options)[:5]
+
+
+def attend_beside(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    more_k: Tensor,
+    more_v: Tensor,
+    options: CallOptions,
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp where every query sees `more_k` beside its window."""
+    found: tuple[Tensor, Tensor] = _AttentionBeside.apply(q, k, v, bias, more_k, more_v, options)
+    return found
+
+
+class _AttentionBeside(torch.autograd.Function):  # type: ignore[misc]
+    """Attention with keys beside the windows: in one pass where a kernel can, else merged.
+
+    Given the output and the log-sum-exp of all keys, backward of the windows is that of attention
+    without others, and what the others add is a few dense products.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        *tensors, options = inputs
+        q, k, v, bias, more_k, more_v = tensors
+        found = direct.attend_beside(q, k, v, bias, more_k, more_v, options)
+        if found is None:
+            found = _merged(direct.attend, tensors, options, True)
+        ctx.save_for_backward(*tensors, *found)
+        ctx.options = options
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Any, ...]:
+        *tensors, out, lse = ctx.saved_tensors
+        if dout is None:
+            if dlse is None:
+                return (None,) * 7
+            dout = torch.zeros_like(out)
+        if torch.is_grad_enabled():
+            return *_recorded(dout, dlse, tensors, ctx.options), None
+        q, k, v, bias, more_k, more_v = tensors
+        saved = (q, k, v, bias, out, lse)
+        dq, dk, dv, dbias, *_ = autograd.gradients(dout, dlse, saved, ctx.options)
+        added, dmore_k, dmore_v = merging.attend_all_backward(
+            dout, dlse, q, more_k, more_v, out, lse, ctx.options.scale
+        )
+        dq = (dq + added).to(q.dtype)
+        return dq, dk, dv, dbias, dmore_k.to(q.dtype), dmore_v.to(q.dtype), None
+
+
+def _merged(attend: Any, tensors: Sequence[Any], *rest: Any) -> tuple[Tensor, Tensor]:
+    q, k, v, bias, more_k, more_v = tensors
+    options = rest[0]
+    nearby = attend(q, k, v, bias, *rest)
+    return merging.merge((nearby, merging.attend_all(q, more_k, more_v, options.scale)))
+
+
+def _recorded(
+    dout: Tensor, dlse: Tensor | None, tensors: Sequence[Any], options: CallOptions
+) -> list[Any]:
+    """Gradients that are differentiable themselves: those of merging two results."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, options: Any) -> Any:
+        return autograd.attention(q, k, v, bias, *options)
+
+    results = _merged(attend, tensors, options)
+    pairs = [(r, d) for r, d in zip(results, (dout, dlse), strict=True) if d is not None]
+    asked = [i for i, t in enumerate(tensors) if t is not None and t.requires_grad]
+    found = torch.autograd.grad(
+        [result for result, _ in pairs], [tensors[i] for i in asked], [d for _, d in pairs],
+        create_graph=True, allow_unused=True,
+    )  # fmt: skip
+    gradients: list[Any] = [None] * len(tensors)
+    for i, gradient in zip(asked, found, strict=True):
+        gradients[i] = gradient
+    return gradients

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import autograd, eager, merging, weights
+from . import autograd, direct, eager, merging, weights
 from .options import CallOptions
 
 __all__ = ["na1d", "na2d", "na3d", "na_av", "na_qk", "neighborhood_attention"]
@@ -68,10 +68,12 @@ def neighborhood_attention(
         Added to the scores of the window by relative position.
     method : {"auto", "naive", "gemm", "fused"}, optional
         How to compute it. Whatever ``"auto"`` finds computes backward.
-    allow_tf32, tune
-        As in :func:`cupyna.neighborhood_attention`.
+    allow_tf32 : bool, optional
+        Let tensor cores round float32 inputs to TF32.
     deterministic : bool, optional
         Ask for the same bits in every run, as ``torch.use_deterministic_algorithms`` also does.
+    tune : bool, optional
+        Measure the candidates once on this machine and remember the fastest.
     return_lse : bool, optional
         Also return the log-sum-exp, which gradients may flow through.
 
@@ -114,10 +116,14 @@ def neighborhood_attention(
         out, lse = _attend(query, key, value, bias, options, return_lse)
         return (out, lse) if return_lse else out
     merging.check_additional(query, key, value, additional_keys, additional_values)
-    nearby = _attend(query, key, value, bias, options, True)
-    everywhere = merging.attend_all(query, additional_keys, additional_values, options.scale)
-    merged = merging.merge((nearby, everywhere))
-    return merged if return_lse else merged[0]
+    more = (additional_keys, additional_values)
+    tensors = (query, key, value, bias, *more)
+    if not torch.compiler.is_compiling() and direct.is_plain(*tensors):
+        found = eager.attend_beside(*tensors, options)
+    else:
+        nearby = _attend(query, key, value, bias, options, True)
+        found = merging.merge((nearby, merging.attend_all(query, *more, options.scale)))
+    return found if return_lse else found[0]
 
 
 def na1d(
@@ -275,6 +281,8 @@ def na_av(
 
 def _ranked(rank: int, query: Tensor, *arguments: Any) -> Any:
     *arguments_of_all, options = arguments
+    if arguments_of_all[5] is None:  # as NATTEN allows for is_causal
+        arguments_of_all[5] = False
     if not isinstance(query, torch.Tensor) or query.ndim != rank + 3:
         raise _wrong_query(query, rank=rank)
     if not _TUNING.isdisjoint(options):
@@ -285,7 +293,7 @@ def _ranked(rank: int, query: Tensor, *arguments: Any) -> Any:
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, options: CallOptions, with_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
-    if not torch.compiler.is_compiling() and eager.is_plain(q, k, v, bias):
+    if not torch.compiler.is_compiling() and direct.is_plain(q, k, v, bias):
         return eager.attend(q, k, v, bias, options, with_lse)
     out, lse = autograd.attention(q, k, v, bias, *options)
     return out, lse

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["attend_all", "check_additional", "merge", "merge_attentions"]
+__all__ = ["attend_all", "attend_all_backward", "check_additional", "merge", "merge_attentions"]
 
 Tensor = Any
 
@@ -101,6 +101,44 @@ def attend_all(
         weights = torch.exp(scores - lse.unsqueeze(-1))
         out = torch.einsum("bqhgk,bkhd->bqhgd", weights, values.to(wide))
     return out.reshape(*grid, heads, value_dim), lse.reshape(*grid, heads)
+
+
+def attend_all_backward(
+    dout: Tensor,
+    dlse: Tensor | None,
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients for the query and the tokens' keys and values, unrounded.
+
+    `out` and `lse` are those of all keys together, of which these are a part.
+    """
+    wide = lse.dtype
+    *grid, heads, head_dim = query.shape
+    kv_heads, value_dim = values.shape[2:]
+    factor = head_dim**-0.5 if scale is None else scale
+
+    def grouped(tensor: Tensor, *channels: int) -> Tensor:
+        return tensor.reshape(grid[0], -1, kv_heads, heads // kv_heads, *channels).to(wide)
+
+    with torch.autocast(query.device.type, enabled=False):
+        q, d = grouped(query, head_dim), grouped(dout, value_dim)
+        keys, values = keys.to(wide), values.to(wide)
+        scores = torch.einsum("bqhgd,bkhd->bqhgk", q * factor, keys)
+        weights = torch.exp(scores - grouped(lse).unsqueeze(-1))
+        delta = (d * grouped(out, value_dim)).sum(-1)
+        if dlse is not None:
+            delta = delta - grouped(dlse)
+        dweights = torch.einsum("bqhgd,bkhd->bqhgk", d, values)
+        dscores = weights * (dweights - delta.unsqueeze(-1)) * factor
+        dq = torch.einsum("bqhgk,bkhd->bqhgd", dscores, keys)
+        dkeys = torch.einsum("bqhgk,bqhgd->bkhd", dscores, q)
+        dvalues = torch.einsum("bqhgk,bqhgd->bkhd", weights, d)
+    return dq.reshape(query.shape), dkeys, dvalues
 
 
 def check_additional(

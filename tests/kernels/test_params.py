@@ -11,6 +11,7 @@ import pytest
 from cupyna.arrays import DeviceArray
 from cupyna.kernels.attention_params import (
     ATTENTION_PARAMS,
+    FORWARD_PARAMS,
     GRADIENT_PARAMS,
     Gradients,
     pack_attention,
@@ -39,6 +40,7 @@ def assertions(struct: str, dtype: np.dtype) -> Iterator[str]:
     [
         ("params.cuh", "Params", PARAMS),
         ("attention_params.cuh", "AttentionParams", ATTENTION_PARAMS),
+        ("attention_params.cuh", "ForwardParams", FORWARD_PARAMS),
         ("attention_params.cuh", "GradientParams", GRADIENT_PARAMS),
     ],
 )

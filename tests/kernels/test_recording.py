@@ -69,12 +69,13 @@ class Functions:
 
     def __init__(self) -> None:
         self.launches: Launches = []
-        self.params_bytes = 0
+        self.params = np.dtype(np.uint64)
 
     def load(self, variant: Any, device: int) -> Kernel:
         def function(grid: Any, block: Any, given: Any, smem_bytes: int, stream: Any) -> None:
-            content = ctypes.string_at(given[0].ptr, self.params_bytes)
-            self.launches.append((variant, grid, block, content, smem_bytes, stream.ptr))
+            content = ctypes.string_at(given[0].ptr, self.params.itemsize)
+            words = recording.words_of(np.frombuffer(content, self.params)).tolist()
+            self.launches.append((variant, grid, block, words, smem_bytes, stream.ptr))
 
         return Kernel(variant, device, function)
 
@@ -88,7 +89,7 @@ def functions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Functions]:
         return kernels.setdefault((variant, device), notes.load(variant, device))
 
     def launch(*given: Any) -> None:
-        notes.params_bytes = given[-1].nbytes
+        notes.params = given[-1].dtype
         real(*given)
 
     monkeypatch.setattr("cupyna.kernels.loader.load", load)
@@ -180,11 +181,17 @@ def test_forward(method: str, with_lse: bool, functions: Functions, library: lis
     any_problem()
 
 
+@pytest.mark.parametrize("method", ["naive", "fused"])
 @pytest.mark.parametrize("with_dlse", [False, True])
-def test_backward(with_dlse: bool, functions: Functions, library: list[Memory]) -> None:
+def test_backward(
+    method: str, with_dlse: bool, functions: Functions, library: list[Memory]
+) -> None:
     @given(problem=problems(dtypes=("float16", "float64")))
     def any_problem(problem: Problem) -> None:
-        options = options_of(problem, "naive")
+        if method == "fused":
+            fields = {"dtype": "float16", "head_dim": 16, "value_dim": 24, "has_bias": False}
+            problem = dataclasses.replace(problem, **fields)
+        options = options_of(problem, method)
         library[0] = memory = Memory(1 << 30)
         plan = plans.plan_backward(backward_inputs(problem, memory, with_dlse), options)
         assert plan is not None
@@ -193,7 +200,7 @@ def test_backward(with_dlse: bool, functions: Functions, library: list[Memory]) 
         inputs = backward_inputs(problem, memory, with_dlse)
         operations.neighborhood_attention_backward(**inputs, **keywords(options))
         expected = functions.launches
-        assert len(expected) >= 6
+        assert len(expected) >= (6 if method == "naive" else 2)
         memory = Memory(3 << 33)
         inputs = backward_inputs(problem, memory, with_dlse)
         assert repeated(plan, inputs, memory, functions) == expected

@@ -38,6 +38,11 @@ class Unfused:
         self._method = method
         self._api = _load_api(folder)
 
+    @property
+    def api(self) -> Any:
+        """Its functions."""
+        return self._api
+
     def computes(self, problem: Problem) -> Problem:
         return problem
 

@@ -1,0 +1,158 @@
+"""Host time of a small call from torch, whole and in parts: what bounds a model of small layers.
+
+Times are of the Python side alone. Calls are queued in short runs, and the GPU catches up between
+them outside the measurement, so a full queue never makes the host wait.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+__all__ = ["Overhead", "measure"]
+
+_SHAPE = (1, 16, 16, 4, 64)
+_KERNEL_SIZE = 7
+_CALLS = 100
+
+Part = Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """Host times in microseconds by what was called.
+
+    Parameters
+    ----------
+    calls : dict
+        Whole calls.
+    parts : dict
+        What a direct call without gradients consists of, each by itself.
+    others : dict
+        Other things for comparison.
+    """
+
+    calls: Mapping[str, float]
+    parts: Mapping[str, float]
+    others: Mapping[str, float]
+
+    def to_json(self) -> dict[str, dict[str, float]]:
+        groups = {"calls": self.calls, "parts": self.parts, "others": self.others}
+        return {
+            group: {name: round(time_us, 2) for name, time_us in times.items()}
+            for group, times in groups.items()
+        }
+
+
+def measure(rounds: int = 15) -> Overhead:
+    """Measure on the current CUDA device.
+
+    Parameters
+    ----------
+    rounds : int, optional
+        Runs of 100 calls; the median counts.
+    """
+    import torch
+
+    q, k, v = torch.randn(3, *_SHAPE, device="cuda", dtype=torch.float16)
+    leaf = q.clone().requires_grad_()
+    groups = (
+        _calls(q, k, v, leaf),
+        _parts(q, k, v),
+        {**_others(q, k, v), **_peer(q, k, v, leaf)},
+    )
+    times = [{name: _time_us(part, rounds) for name, part in group.items()} for group in groups]
+    return Overhead(*times)
+
+
+def _calls(q: Any, k: Any, v: Any, leaf: Any) -> dict[str, Part]:
+    import torch
+
+    from .. import ranked
+    from ..torch import na2d, ops
+    from ..torch.options import CallOptions
+
+    out, options = na2d(leaf, k, v, _KERNEL_SIZE), CallOptions.of(2, _KERNEL_SIZE)
+    dout = torch.ones_like(out)
+    return {
+        "cupyna.torch.na2d, no gradient": lambda: na2d(q, k, v, _KERNEL_SIZE),
+        "cupyna.torch.na2d, gradient recorded": lambda: na2d(leaf, k, v, _KERNEL_SIZE),
+        "its backward": lambda: torch.autograd.grad(out, leaf, dout, retain_graph=True),
+        "torch.ops.cupyna.attention": lambda: ops.attention(q, k, v, None, *options),
+        "cupyna.na2d, the general way": lambda: ranked.na2d(q, k, v, _KERNEL_SIZE),
+    }
+
+
+def _parts(q: Any, k: Any, v: Any) -> dict[str, Part]:
+    import torch
+
+    from ..torch import direct
+    from ..torch.options import CallOptions
+
+    options = CallOptions.of(2, _KERNEL_SIZE)
+    direct.attend(q, k, v, None, options, False)
+    entry = direct.entry_of((q, k, v), options, False)
+    assert entry is not None
+    prepared = entry.prepared
+    assert prepared is not None
+    result = torch.empty_like(q)
+    addresses = [tensor.data_ptr() for tensor in (q, k, v, result)]
+    workspace = torch.empty(prepared.workspace_bytes, dtype=torch.uint8, device="cuda")
+    stream = torch.cuda.current_stream().cuda_stream
+
+    def results() -> Any:
+        return [torch.empty(s, dtype=d, device=q.device) for s, d in prepared.results]
+
+    return {
+        "options": lambda: CallOptions.of(2, _KERNEL_SIZE),
+        "plain tensors?": lambda: direct.is_plain(q, k, v, None),
+        "layout looked up": lambda: direct.entry_of((q, k, v), options, False),
+        "results allocated": results,
+        "addresses": lambda: [tensor.data_ptr() for tensor in (q, k, v, result)],
+        "stream": lambda: direct.raw_stream(q.device.index),
+        "launch": lambda: prepared.recording(list(addresses), workspace.data_ptr(), stream),
+    }
+
+
+def _others(q: Any, k: Any, v: Any) -> dict[str, Part]:
+    import torch
+
+    attend = torch.nn.functional.scaled_dot_product_attention
+    flat = [tensor.flatten(1, 2).transpose(1, 2) for tensor in (q, k, v)]
+
+    def dense() -> Any:
+        with torch.no_grad():
+            return attend(*flat)
+
+    return {"torch.add": lambda: torch.add(q, k), "torch's dense attention": dense}
+
+
+def _peer(q: Any, k: Any, v: Any, leaf: Any) -> dict[str, Part]:
+    try:
+        import natten
+    except ImportError:
+        return {}
+    if not natten.HAS_LIBNATTEN:
+        return {}
+    name = f"NATTEN {natten.__version__} na2d"
+    return {
+        f"{name}, no gradient": lambda: natten.na2d(q, k, v, _KERNEL_SIZE),
+        f"{name}, gradient recorded": lambda: natten.na2d(leaf, k, v, _KERNEL_SIZE),
+    }
+
+
+def _time_us(part: Part, rounds: int) -> float:
+    import torch
+
+    samples = []
+    for _ in range(rounds + 1):  # the first one warms up
+        torch.cuda.synchronize()
+        begin = perf_counter()
+        for _ in range(_CALLS):
+            part()
+        samples.append((perf_counter() - begin) / _CALLS * 1e6)
+    torch.cuda.synchronize()
+    return statistics.median(samples[1:])

@@ -1,0 +1,265 @@
+"""Attention of torch tensors on a GPU: recorded calls, gradients, streams, graphs, threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+
+from cupyna.problem import Problem  # noqa: E402
+from cupyna.testing import (  # noqa: E402
+    Inputs,
+    expected_backward,
+    expected_forward,
+    inputs,
+    problems,
+)
+from cupyna.torch import direct, na2d, neighborhood_attention  # noqa: E402
+from cupyna.torch.options import CallOptions  # noqa: E402
+
+from .libraries import get, put  # noqa: E402
+
+pytestmark = [pytest.mark.gpu, pytest.mark.torch]
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Fill what torch allocates with NaN."""
+    empty = torch.empty
+
+    def full_of_nan(*shape: Any, **options: Any) -> Any:
+        made = empty(*shape, **options)
+        return made.fill_(float("nan")) if made.is_floating_point() else made.fill_(0xFF)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty", full_of_nan)
+        yield
+
+
+def keywords(problem: Problem) -> dict[str, Any]:
+    return {
+        "kernel_size": problem.kernel_size,
+        "stride": problem.stride,
+        "dilation": problem.dilation,
+        "is_causal": problem.is_causal,
+    }
+
+
+def check(problem: Problem, given: Inputs, method: str, with_dlse: bool = False) -> None:
+    arrays = {"query": given.q, "key": given.k, "value": given.v, "bias": given.bias}
+    tensors = {
+        name: put("torch", array).requires_grad_()
+        for name, array in arrays.items()
+        if array is not None
+    }
+    options = {**keywords(problem), "scale": given.scale, "method": method}
+    weights = problem.dtype if problem.dtype in ("float16", "bfloat16") else None
+    with poisoned():
+        out, lse = neighborhood_attention(**tensors, **options, return_lse=True)
+        with torch.no_grad():
+            again = neighborhood_attention(**tensors, **options)
+    for name, expected in expected_forward(problem, given, weights=weights).items():
+        expected.check(get({"out": out, "lse": lse}[name].detach()))
+    assert torch.equal(again, out)
+    loss = (out * put("torch", given.dout)).sum()
+    if with_dlse:
+        loss = loss + (lse * put("torch", given.dlse)).sum()
+    with poisoned():
+        found = torch.autograd.grad(loss, list(tensors.values()))
+    expected = expected_backward(problem, given, with_dlse, weights=weights)
+    for gradient, wanted in zip(found, expected.values(), strict=True):
+        wanted.check(get(gradient))
+
+
+@given(
+    problem=problems(dtypes=DTYPES, max_tokens=100),
+    method=st.sampled_from(["auto", "naive"]),
+    with_dlse=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_any_problem_twice(problem: Problem, method: str, with_dlse: bool, seed: int) -> None:
+    for i in range(2):  # the second time, a recording is repeated on other memory
+        check(problem, inputs(problem, seed + i), method, with_dlse)
+
+
+@given(
+    problem=problems(dtypes=("float16", "bfloat16"), max_tokens=200),
+    channels=st.tuples(st.sampled_from([8, 32, 64, 72]), st.sampled_from([8, 48, 128])),
+    seed=st.integers(0, 2**16),
+)
+def test_fused_forward(problem: Problem, channels: tuple[int, int], seed: int) -> None:
+    problem = replace(problem, head_dim=channels[0], value_dim=channels[1])
+    check(problem, inputs(problem, seed), "fused")
+
+
+def tensors(**options: Any) -> list[Any]:
+    options = {"dtype": torch.float16, "device": "cuda", **options}
+    return [torch.randn(2, 20, 18, 4, 32, **options) for _ in range(3)]
+
+
+def entry(q: Any, k: Any, v: Any, kernel_size: int) -> Any:
+    return direct.entry_of((q, k, v), CallOptions.of(2, kernel_size), False)
+
+
+def test_calls_are_recorded() -> None:
+    q, k, v = tensors()
+    for kernel_size in (5, 7):
+        na2d(q, k, v, kernel_size)
+        assert entry(q, k, v, kernel_size).prepared is not None
+
+
+def test_packed_projections_are_read_in_place() -> None:
+    packed = torch.randn(2, 20, 18, 3, 4, 32, dtype=torch.float16, device="cuda")
+    q, k, v = packed.unbind(3)
+    before = torch.cuda.memory_allocated()
+    out = na2d(q, k, v, 7)
+    assert torch.cuda.memory_allocated() - before <= out.nbytes + 512
+    assert torch.equal(out, na2d(q.contiguous(), k.contiguous(), v.contiguous(), 7))
+
+
+def test_rows_that_no_kernel_can_step_through_are_copied() -> None:
+    q, k, v = tensors()
+    expected = na2d(q, k, v, 7)
+    transposed = q.transpose(-1, -2).contiguous().transpose(-1, -2)
+    assert torch.equal(na2d(transposed, k, v, 7), expected)
+    shifted = torch.empty(q.numel() + 1, dtype=q.dtype, device="cuda")[1:].view(q.shape)
+    shifted.copy_(q)
+    for _ in range(2):
+        assert torch.equal(na2d(shifted, k, v, 7), expected)
+        assert torch.equal(na2d(q, shifted, v, 7), na2d(q, q, v, 7))
+
+
+def test_work_goes_to_the_current_stream() -> None:
+    q, k, v = tensors()
+    expected = na2d(q, k, v, 7)
+    stream = torch.cuda.Stream()
+    late = torch.zeros_like(q)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(20_000_000)
+        late.copy_(q)
+        out = na2d(late, k, v, 7)
+    stream.synchronize()
+    assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("method", ["auto", "naive"])
+def test_cuda_graphs(method: str) -> None:
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        leaves = [t.requires_grad_() for t in tensors()]
+        dout = torch.randn_like(leaves[0])
+
+        def step() -> Any:
+            out = na2d(*leaves, 7, method=method)
+            return out, *torch.autograd.grad(out, leaves, dout)
+
+        step()  # loads kernels, which cannot be captured
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            results = step()
+        with torch.no_grad():
+            for leaf in leaves:
+                leaf.copy_(torch.randn_like(leaf))
+        graph.replay()
+        for found, expected in zip(results, step(), strict=True):
+            torch.testing.assert_close(found, expected)
+    stream.synchronize()
+
+
+def test_threads_share_recordings() -> None:
+    q, k, v = tensors()
+    many = [torch.randn_like(q) for _ in range(8)]
+    expected = [na2d(one, k, v, 7) for one in many]
+    wrong: list[int] = []
+
+    def work(i: int) -> None:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            torch.cuda.current_stream().wait_stream(torch.cuda.default_stream())
+            for _ in range(50):
+                out = na2d(many[i], k, v, 7)
+            torch.cuda.current_stream().synchronize()
+        if not torch.equal(out, expected[i]):
+            wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(many))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_each_gpu_runs_its_own_tensors() -> None:
+    q, k, v = tensors()
+    expected = na2d(q, k, v, 7)
+    for index in range(torch.cuda.device_count()):
+        out = na2d(*(t.to(f"cuda:{index}") for t in (q, k, v)), 7)
+        assert out.device.index == index
+        torch.testing.assert_close(out.to(q.device), expected)
+    with pytest.raises(ValueError, match="k must be on cuda:0 like q"):
+        na2d(q, k.cpu(), v, 7)
+
+
+def test_compiled_code_runs_the_same_kernels() -> None:
+    leaves = [t.requires_grad_() for t in tensors()]
+
+    def loss(q: Any, k: Any, v: Any) -> Any:
+        return na2d(q * 2, k, v, 7).float().square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True)
+    found = torch.autograd.grad(compiled(*leaves), leaves)
+    for a, b in zip(found, torch.autograd.grad(loss(*leaves), leaves), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)
+
+
+def test_second_derivatives() -> None:
+    leaves = [torch.randn(1, 5, 2, 4, device="cuda", dtype=torch.float64) for _ in range(3)]
+    for leaf in leaves:
+        leaf.requires_grad_()
+
+    def attend(*arguments: Any) -> Any:
+        return neighborhood_attention(*arguments, 3, method="naive", return_lse=True)
+
+    assert torch.autograd.gradcheck(attend, leaves, fast_mode=True, nondet_tol=1e-12)
+    assert torch.autograd.gradgradcheck(attend, leaves, fast_mode=True, nondet_tol=1e-12)
+
+
+def test_autocast() -> None:
+    q, k, v = (t.requires_grad_() for t in tensors(dtype=torch.float32))
+    with torch.autocast("cuda"):
+        out = na2d(q, k, v, 7, additional_keys=k[:, 0], additional_values=v[:, 0])
+    assert out.dtype is torch.float16
+    out.float().sum().backward()
+    assert q.grad.dtype is torch.float32
+
+
+def test_deterministic_mode_of_torch() -> None:
+    leaves = [t.requires_grad_() for t in tensors()]
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = (
+            torch.autograd.grad(na2d(*leaves, 7).float().square().sum(), leaves) for _ in range(2)
+        )
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.benchmark
+def test_the_host_spends_little_on_a_call() -> None:
+    from cupyna.profiling.overhead import measure
+
+    calls = measure().calls
+    assert calls["cupyna.torch.na2d, no gradient"] <= 25
+    assert calls["cupyna.torch.na2d, gradient recorded"] <= 45
