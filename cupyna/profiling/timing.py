@@ -110,7 +110,7 @@ class Repeat:
 
 
 def interleave(
-    repeats: Mapping[str, Repeat], rounds: int, limit_s: float = float("inf")
+    repeats: Mapping[str, Repeat], rounds: int, limit_s: float = 60.0
 ) -> dict[str, Times]:
     """Time several works against each other: one sample of each in every round.
 
