@@ -162,7 +162,7 @@ def _patterns() -> Iterator[Row]:
         ("strided", 4, 1, False),
         ("blocked", 16, 1, False),
         ("dilated", 1, 8, False),
-        ("causal along one axis", 1, 1, True),
+        ("causal in one axis", 1, 1, True),
     ):
         yield Row(
             "patterns", f"image, {name}", 1, 16, 64, (128, 128), (16, 16),

@@ -1,0 +1,50 @@
+"""Pages of the documentation, made from files of results when it is built.
+
+A page whose results are not there is left out; no page holds a number that was typed, but for the
+paper's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from . import cases, first, paper, patterns, scaling, why
+
+__all__ = ["PAGES", "unmeasured", "write_pages"]
+
+# By file in docs/performance/: what its results begin with, and who writes its measured part.
+PAGES: dict[str, tuple[tuple[str, ...], Callable[[Path, Path], str]]] = {
+    "paper": (("sweep",), paper.write),
+    "cases": (("cases", "dense"), cases.write),
+    "why": (("profile",), why.write),
+    "scaling": (("scaling", "longest"), scaling.write),
+    "patterns": (("patterns",), patterns.write),
+}
+
+
+def unmeasured(docs: Path) -> list[str]:
+    """Pages that have no results yet, as Sphinx's `exclude_patterns` names them."""
+    return [
+        f"performance/{page}.md"
+        for page, (prefixes, _) in PAGES.items()
+        if not any(list((docs / "results").glob(f"{prefix}-*.json")) for prefix in prefixes)
+    ]
+
+
+def write_pages(docs: Path) -> None:
+    """Write every measured part, and the list of pages that have one, into `docs/generated`."""
+    results, generated = docs / "results", docs / "generated"
+    generated.mkdir(exist_ok=True)
+    left_out = unmeasured(docs)
+    present = [page for page in PAGES if f"performance/{page}.md" not in left_out]
+    for page in present:
+        text = PAGES[page][1](results, generated)
+        (generated / f"{page}.md").write_text(text + "\n", "utf-8")
+    contents = ["```{toctree}", ":maxdepth: 1", "", *(f"performance/{page}" for page in present)]
+    listed = "\n".join([*contents, "```", ""]) if present else ""
+    (generated / "performance.md").write_text(listed, "utf-8")
+    for path in sorted(results.glob("*.json")):
+        if "pieces" in json.loads(path.read_text("utf-8")).get("measurements", [{}])[0]:
+            (generated / f"{path.stem}.md").write_text(first.page(path), "utf-8")
