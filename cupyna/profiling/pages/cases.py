@@ -57,7 +57,7 @@ def floor_us(file: Results, found: Found, direction: str) -> float | None:
     boxes of the best tile shape of 64 queries at the rate of dense attention of the same head_dim.
     """
     dense = _dense_rate(file, found, direction)
-    copied: float | None = file.head.get("ceilings", {}).get("bytes_per_us")
+    copied = file.bytes_per_us
     if dense is None or copied is None or direction not in ("forward", "backward"):
         return None
     problem = found.problem
@@ -103,7 +103,7 @@ def _section(file: Results, dtype: str, direction: str, generated: Path) -> Iter
         rows.append((f"**{found.name}**: {describe(found)}", *cells, floor_cell))
         rates = {name: found.tflops(name, direction) for name in names}
         groups[found.name] = {name: rate for name, rate in rates.items() if rate is not None}
-    plot = f"{file.path.stem}-{dtype}-{direction.replace('+', '-')}.svg"
+    plot = f"{file.stem}-{dtype}-{direction.replace('+', '-')}.svg"
     dots(generated / plot, "useful TFLOP/s", groups)
     yield f"![Rates of every problem, {dtype}, {direction}](../generated/{plot})"
     yield ""

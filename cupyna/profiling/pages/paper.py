@@ -224,7 +224,7 @@ def _spread(swept: Results, generated: Path) -> Iterator[str]:
             title = f"{dtype}: naive over fused, forward"
             plots.append(Curves(title, "percent of problems", "ratio", lines, log_x=False))
     if plots:
-        name = f"paper-{swept.path.stem}.svg"
+        name = f"paper-{swept.stem}.svg"
         curves(generated / name, plots)
         yield "### Every problem"
         yield ""

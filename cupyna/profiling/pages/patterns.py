@@ -37,7 +37,7 @@ def _section(file: Results, dtype: str, direction: str, generated: Path) -> Iter
         rows.append((grid, pattern, *cells))
         times = {name: one.time_us(name, direction) for name in names}
         groups[f"{grid},\n{pattern}"] = {n: t / 1e3 for n, t in times.items() if t is not None}
-    plot = f"{file.path.stem}-{dtype}-{direction.replace('+', '-')}.svg"
+    plot = f"{file.stem}-{dtype}-{direction.replace('+', '-')}.svg"
     dots(generated / plot, "ms", groups)
     yield f"### {dtype}, {direction}"
     yield ""

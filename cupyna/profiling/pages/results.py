@@ -75,16 +75,31 @@ class Found:
 
 @dataclass(frozen=True)
 class Results:
-    """One file."""
+    """All files of one kind and one GPU.
 
-    path: Path
-    head: dict[str, Any]
-    found: Sequence[Found]
+    Parameters
+    ----------
+    stem : str
+        Of the first file; plots are named after it.
+    heads : list of dict
+        What each file says of its run.
+    found : list of Found
+    """
+
+    stem: str
+    heads: list[dict[str, Any]]
+    found: list[Found]
 
     @property
     def gpu(self) -> str:
         """The GPU's name, without its maker's."""
-        return str(self.head["gpus"][0]).removeprefix("NVIDIA ").strip()
+        return _gpu(self.heads[0])
+
+    @property
+    def bytes_per_us(self) -> float | None:
+        """Measured rate of a copy."""
+        rates = [head["ceilings"]["bytes_per_us"] for head in self.heads if "ceilings" in head]
+        return max(rates, default=None)
 
     @cached_property
     def dtypes(self) -> list[str]:
@@ -107,24 +122,32 @@ class Results:
 
 
 def load(folder: Path, prefix: str) -> list[Results]:
-    """Every file of this form whose name begins with a prefix, such as ``cases``."""
-    loaded = []
+    """Every file of this form whose name begins with a prefix, such as ``cases``, by GPU."""
+    loaded: dict[str, Results] = {}
     for path in sorted(folder.glob(f"{prefix}-*.json")):
         document = json.loads(path.read_text("utf-8"))
         if document.get("format") == FORMAT and document["measurements"]:
-            found = [Found(stored) for stored in document.pop("measurements")]
-            loaded.append(Results(path, document, found))
-    return loaded
+            measured = [Found(stored) for stored in document.pop("measurements")]
+            results = loaded.setdefault(_gpu(document), Results(path.stem, [], []))
+            results.heads.append(document)
+            results.found.extend(measured)
+    return list(loaded.values())
+
+
+def _gpu(head: dict[str, Any]) -> str:
+    return str(head["gpus"][0]).removeprefix("NVIDIA ").strip()
 
 
 def machine(results: Results) -> str:
-    """One line on where and how a file was measured."""
-    head = results.head
-    versions = ", ".join(f"{name} {version}" for name, version in head["versions"].items())
-    return (
-        f"{', '.join(head['gpus'])}, driver {head['driver']}; {versions}; commit "
-        f"{head['commit'] or 'not named'}; {head['rounds']} interleaved rounds, medians."
-    )
+    """Where and how the files were measured, one sentence for each run that differs."""
+    sentences = []
+    for head in results.heads:
+        versions = ", ".join(f"{name} {version}" for name, version in head["versions"].items())
+        sentences.append(
+            f"{', '.join(head['gpus'])}, driver {head['driver']}; {versions}; commit "
+            f"{head['commit'] or 'not named'}; {head['rounds']} interleaved rounds, medians."
+        )
+    return " ".join(dict.fromkeys(sentences))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

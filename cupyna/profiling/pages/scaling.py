@@ -58,7 +58,7 @@ def _growth(file: Results, dtype: str, direction: str, generated: Path) -> Itera
     yield f"### {dtype}, {direction}"
     yield ""
     for first in range(0, len(plots), 2):
-        plot = f"{file.path.stem}-{dtype}-{direction.replace('+', '-')}-{first}.svg"
+        plot = f"{file.stem}-{dtype}-{direction.replace('+', '-')}-{first}.svg"
         curves(generated / plot, plots[first : first + 2])
         yield f"![Time as each size grows, {dtype}, {direction}](../generated/{plot})"
         yield ""
