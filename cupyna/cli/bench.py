@@ -45,6 +45,10 @@ class Way(StrEnum):
     FORWARD = "forward"
     BACKWARD = "backward"
     BOTH = "forward+backward"
+    QK = "qk"
+    AV = "av"
+    QK_BACKWARD = "qk_backward"
+    AV_BACKWARD = "av_backward"
 
 
 @bench.callback()
@@ -66,7 +70,10 @@ def measure(
         typer.Option(help="Another library, as NAME or NAME=FOLDER; --list names them."),
     ] = None,
     dtype: Annotated[list[Dtype] | None, typer.Option(help="Default: float16 and float32.")] = None,
-    direction: Annotated[list[Way] | None, typer.Option(help="Default: all three.")] = None,
+    direction: Annotated[
+        list[Way] | None,
+        typer.Option(help="Default: forward, backward and both. The others are single products."),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
     limit: Annotated[
         float, typer.Option(min=1, help="Seconds for one problem in one dtype.")
@@ -104,7 +111,7 @@ def measure(
     from cupyna.devices import device_spec
     from cupyna.problem import METHODS
     from cupyna.profiling.bench import Plan
-    from cupyna.profiling.implementations import DIRECTIONS, ours
+    from cupyna.profiling.implementations import DIRECTIONS, PIECES, ours
     from cupyna.profiling.peers import load
 
     device = device_spec(Device("cuda", 0))
@@ -114,7 +121,7 @@ def measure(
             rows=_rows(suite or ([] if case else ["cases"]), case or []),
             dtypes=dtype or [Dtype.FLOAT16, Dtype.FLOAT32],
             implementations=[*ours(method or METHODS, device), *peers],
-            directions=[way for way in DIRECTIONS if direction is None or way in direction],
+            directions=[way for way in (*DIRECTIONS, *PIECES) if way in (direction or DIRECTIONS)],
             rounds=rounds,
             limit_s=limit,
         )

@@ -14,7 +14,7 @@ from typing import Any
 from ..problem import DeviceSpec, Problem
 from ..tolerance import Deviation
 from .checks import Check
-from .implementations import DIRECTIONS, Direction, Implementation, Refused
+from .implementations import DIRECTIONS, PIECES, Direction, Implementation, Refused
 from .meter import Meter, random_tensors
 from .problems import Row
 from .records import Measurement, Record, flops
@@ -96,10 +96,13 @@ class _Bench:
         for implementation in self._plan.implementations:
             self._found.records[implementation.name] = Record()
         with_gradient = any(direction != "forward" for direction in self._plan.directions)
+        with_weights = any(direction in PIECES for direction in self._plan.directions)
         try:
             for seed in range(self._count):
                 self._sets.append(
-                    random_tensors(self._problem, seed, with_gradient, self._meter.place)
+                    random_tensors(
+                        self._problem, seed, with_gradient, with_weights, self._meter.place
+                    )
                 )
         except torch.OutOfMemoryError:
             for record in self._found.records.values():
@@ -155,9 +158,11 @@ class _Bench:
         works = [implementation.work(self._problem, tensors, direction) for tensors in self._sets]
         record.about[direction] = dict(works[0].about)
         kept, record.peak_bytes[direction] = self._meter.run(
-            works[0].run, self._sets[0]["q"], 1 if direction == "forward" else 3
+            works[0].run,
+            self._sets[0]["weights" if direction in ("qk", "av_backward") else "q"],
+            1 if direction in ("forward", "qk", "av") else 3,
         )
-        deviations = self._check(computed).deviations(works[0].read(kept))
+        deviations = self._check(computed).deviations(works[0].read(kept), direction)
         record.deviations[direction] = deviations
         del kept
         complaints = [

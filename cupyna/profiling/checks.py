@@ -16,6 +16,8 @@ from ..arrays import library_of
 from ..problem import Problem
 from ..tolerance import Deviation, deviation
 from .exact import Place, Rows, key_products, key_rows, query_rows
+from .exact_products import product_rows
+from .implementations import PIECES
 
 __all__ = ["Check"]
 
@@ -34,7 +36,8 @@ class Check:
     ----------
     problem : Problem
     tensors : mapping
-        Contiguous torch tensors ``q``, ``k``, ``v`` and, for gradients, ``dout``.
+        Contiguous torch tensors ``q``, ``k``, ``v`` and, for gradients, ``dout``; ``weights`` for
+        single products of stored weights.
     seed : int, optional
         Decides the places.
     """
@@ -50,20 +53,38 @@ class Check:
         pairs = max(key_products(problem, place) for place in keys) * problem.head_group
         self._keys = keys[: max(_LEAST_KEYS, min(_MOST_KEYS, _KEY_PAIRS // max(pairs, 1)))]
 
-    def deviations(self, results: Mapping[str, Any]) -> dict[str, Deviation]:
-        """Measure any of `out`, `dq`, `dk` and `dv`, each as large as its tensor."""
+    def deviations(
+        self, results: Mapping[str, Any], direction: str = "forward+backward"
+    ) -> dict[str, Deviation]:
+        """Measure results, each as large as its tensor.
+
+        Parameters
+        ----------
+        results : mapping
+            Any of `out`, `dq`, `dk` and `dv`; of a single product, what it gives.
+        direction : str, optional
+            Tells single products, which have other results of the same names.
+        """
         found = {}
+        exact = self._product(direction) if direction in PIECES else None
         for name, result in results.items():
             of_keys = name in ("dk", "dv")
-            rows = (self._key_rows if of_keys else self._query_rows)[name]
+            of_attention = self._key_rows if of_keys else self._query_rows
+            rows = (of_attention if exact is None else exact)[name]
             places = self._keys if of_keys else self._queries
             found[name] = self._deviation(name, result, rows, places)
         return found
 
+    def _product(self, operation: str) -> dict[str, Rows]:
+        piece = next(piece for piece in PIECES if piece == operation)
+        return product_rows(self._problem, piece, self._tensors, self._queries, self._keys)
+
     def _deviation(self, name: str, result: Any, rows: Rows, places: list[Place]) -> Deviation:
         import torch
 
-        wrong = int((~torch.isfinite(result)).sum())
+        # Empty slots of causal windows hold a score of -inf.
+        bad = torch.isnan(result) if name == "scores" else ~torch.isfinite(result)
+        wrong = int(bad.sum())
         if wrong:
             return Deviation(complaint=f"{name}: {wrong} of {result.numel()} elements not finite")
         picked = torch.stack([result[(place.batch, *place.token, place.head)] for place in places])
@@ -74,11 +95,11 @@ class Check:
         )
 
     @cached_property
-    def _query_rows(self) -> dict[str, Rows]:
+    def _query_rows(self) -> Mapping[str, Rows]:
         return query_rows(self._problem, self._scale, self._tensors, self._queries)
 
     @cached_property
-    def _key_rows(self) -> dict[str, Rows]:
+    def _key_rows(self) -> Mapping[str, Rows]:
         return key_rows(self._problem, self._scale, self._tensors, self._keys)
 
 

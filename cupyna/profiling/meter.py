@@ -14,9 +14,13 @@ __all__ = ["Meter", "random_tensors"]
 
 
 def random_tensors(
-    problem: Problem, seed: int = 0, with_gradient: bool = True, place: str = "cuda"
+    problem: Problem,
+    seed: int = 0,
+    with_gradient: bool = True,
+    with_weights: bool = False,
+    place: str = "cuda",
 ) -> dict[str, Any]:
-    """Reproducible torch tensors: q, k, v and, with a gradient, dout."""
+    """Reproducible torch tensors: q, k, v and, if asked, dout and weights of every window."""
     import torch
 
     generator = torch.Generator(place).manual_seed(seed)
@@ -35,6 +39,8 @@ def random_tensors(
     }
     if with_gradient:
         tensors["dout"] = draw(problem.heads, problem.value_dim)
+    if with_weights:
+        tensors["weights"] = draw(problem.heads, problem.window)
     return tensors
 
 

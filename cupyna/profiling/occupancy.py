@@ -52,8 +52,9 @@ def occupancies(kernel: str, compute_capability: tuple[int, int]) -> tuple[Occup
     _, golden = read_golden()
     limits = multiprocessor(compute_capability)
     found = []
+    pattern = f"{kernel}*" if "*" in kernel else kernel
     for variant in VARIANTS:
-        if limits is None or not fnmatchcase(variant.symbol, f"{kernel}*"):
+        if limits is None or not fnmatchcase(variant.symbol, pattern):
             continue
         if "*" in kernel and ("VECTOR", 0) in variant.defines:
             continue

@@ -11,8 +11,20 @@ from hypothesis import given, settings
 from cupyna.problem import Problem
 from cupyna.profiling.checks import Check
 from cupyna.profiling.exact import Place, key_rows, query_rows
+from cupyna.profiling.exact_products import product_rows
+from cupyna.profiling.implementations import PIECES
 from cupyna.profiling.problems import SUITES, rows
-from cupyna.testing import Inputs, expected_backward, expected_forward, inputs, problems
+from cupyna.testing import (
+    Inputs,
+    expected_av,
+    expected_av_backward,
+    expected_backward,
+    expected_forward,
+    expected_qk,
+    expected_qk_backward,
+    inputs,
+    problems,
+)
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
@@ -75,6 +87,32 @@ def test_rows_are_those_of_the_oracle(problem: Problem) -> None:
         assert np.abs(found[name].emulated - emulated).max() <= places * magnitude.max() + 1e-9
         if name != "dv":  # its factor is the largest over the key's own queries
             np.testing.assert_allclose(found[name].magnitude, magnitude, rtol=1e-6, atol=1e-9)
+
+
+@settings(max_examples=25)
+@given(problem=problems(dtypes=FLOATS, max_tokens=80))
+def test_rows_of_single_products_are_those_of_the_oracle(problem: Problem) -> None:
+    problem, given, tensors = _unbiased(problem)
+    if problem.batch == 0:
+        return
+    shape = (problem.batch, *problem.spatial, problem.heads, problem.window)
+    generator = np.random.default_rng(0)
+    weights = generator.standard_normal(shape).astype(given.q.dtype)
+    tensors["weights"] = torch.from_numpy(weights)
+    expected = {
+        "qk": {"scores": expected_qk(problem, given)},
+        "av": {"out": expected_av(problem, given, weights)},
+        "qk_backward": expected_qk_backward(problem, given, weights),
+        "av_backward": expected_av_backward(problem, given, weights),
+    }
+    places = _places(problem, problem.heads), _places(problem, problem.kv_heads)
+    for operation in PIECES:
+        found = product_rows(problem, operation, tensors, *places)
+        assert set(found) == set(expected[operation])
+        for name, of_name in found.items():
+            for part in ("exact", "magnitude"):
+                wanted = _in_order(np.asarray(getattr(expected[operation][name], part)))
+                np.testing.assert_allclose(getattr(of_name, part), wanted, rtol=1e-6, atol=1e-9)
 
 
 @settings(max_examples=25)

@@ -13,6 +13,7 @@ from hypothesis import given
 from cupyna import cli
 from cupyna.cli import profile as command
 from cupyna.execution import Choice
+from cupyna.kernels.manifest import VARIANTS
 from cupyna.problem import Problem
 from cupyna.profiling.ceilings import Ceilings
 from cupyna.profiling.counts import call_counts, useful_pairs
@@ -72,16 +73,24 @@ def test_every_named_gpu_is_predicted(name: str) -> None:
 
 
 def test_occupancy_follows_from_registers_threads_and_shared_memory() -> None:
-    (found,) = occupancies(
-        "cupyna_fused_forward_sm80_float16_head_dim64_row_tiles2_keys64_blocks2", (9, 0)
-    )
     limits = multiprocessor((9, 0))
-    assert found.blocks >= 2  # the kernel is compiled for two
-    of_warp = -(-found.registers * 32 // 256) * 256
-    assert found.blocks * of_warp * found.threads // 32 <= limits.registers
-    assert (found.blocks + 1) * of_warp * found.threads // 32 > limits.registers
-    assert found.bound == "registers"
-    assert found.share == found.blocks * found.threads / 2048
+    compiled_for = {
+        variant.symbol: dict(variant.defines)["BLOCKS"]
+        for variant in VARIANTS
+        if "BLOCKS" in dict(variant.defines) and not variant.hopper
+    }
+    assert compiled_for
+    for symbol, blocks in compiled_for.items():
+        (found,) = occupancies(symbol, (9, 0))
+        assert found.blocks >= blocks
+        of_warp = -(-found.registers * 32 // 256) * 256
+        assert found.blocks * of_warp * found.threads // 32 <= limits.registers
+        assert found.blocks * found.smem_bytes <= limits.smem_bytes
+        more = found.blocks + 1
+        by_registers = more * of_warp * found.threads // 32 > limits.registers
+        by_memory = more * (found.smem_bytes + 1024) > limits.smem_bytes - 128 * more
+        assert by_registers if found.bound == "registers" else by_memory
+        assert found.share == found.blocks * found.threads / 2048
     naive = occupancies("cupyna_naive_*_float16", (9, 0))
     assert len(naive) > 3 and not any("vector0" in one.symbol for one in naive)
     assert occupancies("cupyna_naive_*_float16", (7, 5)) == ()

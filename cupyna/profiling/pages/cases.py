@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...tiles import TilePlan
+from ..implementations import DIRECTIONS, PIECES
 from ..records import flops
 from .plots import dots
 from .results import Found, Results, load, machine, table
 
 __all__ = ["describe", "floor_us", "write"]
 
-_DIRECTIONS = ("forward", "backward", "forward+backward")
+_DIRECTIONS = (*DIRECTIONS, *PIECES)
 _DENSE = "cuDNN, dense"
 _ROWS = 64
 
