@@ -13,13 +13,13 @@ from hypothesis import given
 from cupyna import cli
 from cupyna.cli import profile as command
 from cupyna.execution import Choice
-from cupyna.kernels.manifest import VARIANTS
+from cupyna.kernels.variant import Variant
 from cupyna.problem import Problem
 from cupyna.profiling.ceilings import Ceilings
 from cupyna.profiling.counts import call_counts, useful_pairs
-from cupyna.profiling.gpus import GPUS, multiprocessor
+from cupyna.profiling.gpus import GPUS
 from cupyna.profiling.ncu import parse
-from cupyna.profiling.occupancy import occupancies
+from cupyna.profiling.occupancy import occupancies, occupancy
 from cupyna.profiling.problems import find
 from cupyna.profiling.profile import predicted
 from cupyna.profiling.roofline import draw
@@ -72,25 +72,26 @@ def test_every_named_gpu_is_predicted(name: str) -> None:
     assert json.loads(json.dumps(found.to_json()))["device"]["name"] == name
 
 
-def test_occupancy_follows_from_registers_threads_and_shared_memory() -> None:
-    limits = multiprocessor((9, 0))
-    compiled_for = {
-        variant.symbol: dict(variant.defines)["BLOCKS"]
-        for variant in VARIANTS
-        if "BLOCKS" in dict(variant.defines) and not variant.hopper
-    }
-    assert compiled_for
-    for symbol, blocks in compiled_for.items():
-        (found,) = occupancies(symbol, (9, 0))
-        assert found.blocks >= blocks
-        of_warp = -(-found.registers * 32 // 256) * 256
-        assert found.blocks * of_warp * found.threads // 32 <= limits.registers
-        assert found.blocks * found.smem_bytes <= limits.smem_bytes
-        more = found.blocks + 1
-        by_registers = more * of_warp * found.threads // 32 > limits.registers
-        by_memory = more * (found.smem_bytes + 1024) > limits.smem_bytes - 128 * more
-        assert by_registers if found.bound == "registers" else by_memory
-        assert found.share == found.blocks * found.threads / 2048
+@pytest.mark.parametrize(
+    ("threads", "registers", "smem_bytes", "blocks", "bound"),
+    [
+        (128, 168, 23_000, 3, "registers"),  # 168 of 32 lanes, in parts of 256, for 4 warps
+        (128, 40, 112 * 1024, 2, "shared memory"),  # 228 KB hold two, with a KB for each
+        (128, 40, 114 * 1024, 1, "shared memory"),
+        (1024, 32, 0, 2, "threads"),
+        (32, 16, 0, 32, "blocks"),
+    ],
+)
+def test_occupancy_follows_from_what_a_kernel_takes(
+    threads: int, registers: int, smem_bytes: int, blocks: int, bound: str
+) -> None:
+    variant = Variant("family", "float16", 0, threads, smem_bytes)
+    found = occupancy(variant, (9, 0), registers, 0)
+    assert (found.blocks, found.bound) == (blocks, bound)
+    assert found.share == blocks * threads / 2048
+
+
+def test_a_pattern_stands_for_kernels_that_read_vectors() -> None:
     naive = occupancies("cupyna_naive_*_float16", (9, 0))
     assert len(naive) > 3 and not any("vector0" in one.symbol for one in naive)
     assert occupancies("cupyna_naive_*_float16", (7, 5)) == ()
