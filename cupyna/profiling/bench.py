@@ -84,6 +84,7 @@ class _Bench:
         self._plan = plan
         self._meter = meter
         self._problem = problem
+        self._sinks = row.sinks
         self._found = Measurement(row.suite, row.name, problem)
         self._count = max(1, min(_MOST_SETS, -(-2 * device.l2_bytes // problem.least_bytes)))
         self._sets: list[dict[str, Any]] = []
@@ -101,7 +102,12 @@ class _Bench:
             for seed in range(self._count):
                 self._sets.append(
                     random_tensors(
-                        self._problem, seed, with_gradient, with_weights, self._meter.place
+                        self._problem,
+                        seed,
+                        with_gradient,
+                        with_weights,
+                        self._sinks,
+                        self._meter.place,
                     )
                 )
         except torch.OutOfMemoryError:
@@ -145,6 +151,8 @@ class _Bench:
     ) -> Repeat:
         if monotonic() - self._start > self._plan.limit_s:
             raise Refused(f"no time left of {self._plan.limit_s:g} s for the problem")
+        if self._sinks and not implementation.is_ours:
+            raise Refused("is called without tokens beside the grid")
         needed = implementation.memory_bytes(self._problem, direction)
         free = self._meter.free_bytes()
         if needed > free:

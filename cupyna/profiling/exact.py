@@ -59,7 +59,10 @@ class Rows:
 def query_rows(
     problem: Problem, scale: float, tensors: Mapping[str, Any], places: list[Place]
 ) -> dict[str, Rows]:
-    """Rows of `out`, and of `dq` if `tensors` has `dout`, at some queries."""
+    """Rows of `out`, and of `dq` if `tensors` has `dout`, at some queries.
+
+    ``sink_k`` and ``sink_v``, ``[batch, tokens, heads, channels]``, are seen beside every window.
+    """
     step = max(1, _ELEMENTS // (problem.window * max(problem.head_dim, problem.value_dim)))
     parts = [
         _query_chunk(problem, scale, tensors, places[first : first + step])
@@ -118,10 +121,17 @@ def _query_chunk(
         return by_token(problem, tensors[name])[batch, own, heads]
 
     def of_keys(name: str) -> Any:
-        kv_heads = (heads // problem.head_group)[:, None]
-        return by_token(problem, tensors[name])[batch[:, None], keys, kv_heads]
+        kv_heads = heads // problem.head_group
+        rows = by_token(problem, tensors[name])[batch[:, None], keys, kv_heads[:, None]]
+        if f"sink_{name}" not in tensors:
+            return rows
+        beside = tensors[f"sink_{name}"][batch, :, kv_heads]
+        return torch.cat([rows, beside], 1)
 
     q, k, v = of_query("q"), of_keys("k"), of_keys("v")
+    if "sink_k" in tensors:
+        everywhere = torch.ones(len(places), tensors["sink_k"].shape[1], dtype=torch.bool)
+        seen = torch.cat([seen, everywhere.to(device)], 1)
     dout = of_query("dout") if "dout" in tensors else None
 
     def weigh(weights: Any, rows: Any) -> Any:

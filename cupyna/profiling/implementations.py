@@ -124,6 +124,8 @@ class Ours:
         }  # fmt: skip
         if direction in PIECES:
             return _piece(direction, tensors, options, about)
+        if "sink_k" in tensors:
+            return _with_sinks(direction, tensors, options, about)
         forward = partial(api.neighborhood_attention, q, k, v, **options)
         if direction == "forward":
             return Work(forward, lambda out: {"out": out}, about)
@@ -169,8 +171,8 @@ class Forced:
         )
 
     def work(self, problem: Problem, tensors: Tensors, direction: Direction) -> Work:
-        if direction in PIECES:
-            raise Refused("single products are timed by method")
+        if direction in PIECES or "sink_k" in tensors:
+            raise Refused("single products and tokens beside the grid are timed by method")
         about: dict[str, Any] = {}
         for operation in _operations(direction):
             refusals = self._backend.refusals(problem, operation, self._device)
@@ -247,6 +249,21 @@ def gradients(results: tuple[Any, ...]) -> dict[str, Any]:
 
 def _operations(direction: Direction) -> tuple[Operation, ...]:
     return ("forward", "backward") if direction == "forward+backward" else (direction,)
+
+
+def _with_sinks(
+    direction: Direction, tensors: Tensors, options: Mapping[str, Any], about: Mapping[str, Any]
+) -> Work:
+    """The window and tokens that every query sees, merged by their log-sum-exps."""
+    if direction != "forward":
+        raise Refused("tokens beside the grid are timed forward")
+    from ..torch import neighborhood_attention
+
+    q, k, v, keys, values = (tensors[name] for name in ("q", "k", "v", "sink_k", "sink_v"))
+    run = partial(
+        neighborhood_attention, q, k, v, additional_keys=keys, additional_values=values, **options
+    )
+    return Work(run, lambda out: {"out": out}, about)
 
 
 def _piece(

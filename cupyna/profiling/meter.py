@@ -18,16 +18,17 @@ def random_tensors(
     seed: int = 0,
     with_gradient: bool = True,
     with_weights: bool = False,
+    sinks: int = 0,
     place: str = "cuda",
 ) -> dict[str, Any]:
-    """Reproducible torch tensors: q, k, v and, if asked, dout and weights of every window."""
+    """Reproducible torch tensors: q, k, v and, if asked, dout, weights and keys beside the grid."""
     import torch
 
     generator = torch.Generator(place).manual_seed(seed)
     dtype = getattr(torch, problem.dtype)
 
-    def draw(heads: int, channels: int) -> Any:
-        shape = (problem.batch, *problem.spatial, heads, channels)
+    def draw(heads: int, channels: int, tokens: tuple[int, ...] = problem.spatial) -> Any:
+        shape = (problem.batch, *tokens, heads, channels)
         values = torch.randn(shape, generator=generator, device=place, dtype=dtype)
         # Some of the mean is lost with a lost term; half sums overflow for a large one.
         return values.add_(0.25)
@@ -41,6 +42,9 @@ def random_tensors(
         tensors["dout"] = draw(problem.heads, problem.value_dim)
     if with_weights:
         tensors["weights"] = draw(problem.heads, problem.window)
+    if sinks:
+        tensors["sink_k"] = draw(problem.kv_heads, problem.head_dim, (sinks,))
+        tensors["sink_v"] = draw(problem.kv_heads, problem.value_dim, (sinks,))
     return tensors
 
 

@@ -11,6 +11,7 @@ from cupyna.dispatch import backends
 from cupyna.problem import METHODS, Problem
 from cupyna.profiling.checks import Check
 from cupyna.profiling.implementations import DIRECTIONS, PIECES, Refused, ours
+from cupyna.profiling.meter import random_tensors
 from cupyna.profiling.peers import PEERS, load
 from cupyna.profiling.peers.dense import Dense
 from cupyna.profiling.peers.flex import _block_mask, mask_function, tile_of, token_order
@@ -75,6 +76,20 @@ def test_single_products_are_checked_as_what_they_are(name: str, piece: str) -> 
         result.view(-1)[-1] = 100.0
     found = check.deviations(results, piece)
     assert all(deviation.complaint for deviation in found.values())
+
+
+@pytest.mark.parametrize("name", ["naive", "fused"])
+def test_tokens_beside_the_grid_are_seen_by_every_query(name: str) -> None:
+    problem = _problem(is_causal=(False, True))
+    tensors = random_tensors(problem, sinks=3, place="cpu")
+    (implementation,) = ours([name], CPU)
+    work = implementation.work(problem, tensors, "forward")
+    out = work.read(work.run())["out"]
+    assert not Check(problem, tensors).deviations({"out": out})["out"].complaint
+    without = {part: tensor for part, tensor in tensors.items() if "sink" not in part}
+    assert Check(problem, without).deviations({"out": out})["out"].complaint
+    with pytest.raises(Refused):
+        implementation.work(problem, tensors, "backward")
 
 
 def test_single_products_need_stored_weights() -> None:
