@@ -25,6 +25,9 @@ _QUERIES = 48
 _MOST_KEYS = 16
 _LEAST_KEYS = 2
 
+# Elements of a result that are looked at together.
+_ELEMENTS = 1 << 28
+
 # Pairs of a query and a key over all rows of dK and dV.
 _KEY_PAIRS = 1 << 31
 
@@ -82,9 +85,7 @@ class Check:
     def _deviation(self, name: str, result: Any, rows: Rows, places: list[Place]) -> Deviation:
         import torch
 
-        # Empty slots of causal windows hold a score of -inf.
-        bad = torch.isnan(result) if name == "scores" else ~torch.isfinite(result)
-        wrong = int(bad.sum())
+        wrong = _count_bad(result, is_scores=name == "scores")
         if wrong:
             return Deviation(complaint=f"{name}: {wrong} of {result.numel()} elements not finite")
         picked = torch.stack([result[(place.batch, *place.token, place.head)] for place in places])
@@ -101,6 +102,19 @@ class Check:
     @cached_property
     def _key_rows(self) -> Mapping[str, Rows]:
         return key_rows(self._problem, self._scale, self._tensors, self._keys)
+
+
+def _count_bad(result: Any, is_scores: bool) -> int:
+    """Elements that no result has; a part at a time, as results may fill most of the memory."""
+    import torch
+
+    step = max(1, _ELEMENTS * result.shape[1] // max(1, result.numel()))
+    count = 0
+    for part in result.split(step, dim=1):
+        # Empty slots of causal windows hold a score of -inf.
+        bad = torch.isnan(part) if is_scores else ~torch.isfinite(part)
+        count += int(bad.sum())
+    return count
 
 
 def _places(

@@ -91,8 +91,12 @@ def _longest(file: Results) -> Iterator[str]:
             for name in file.implementations(direction, dtype):
                 ran = [f for f in file.of(dtype) if f.time_us(name, direction) is not None]
                 best = max(ran, key=lambda found: found.problem.tokens)
-                beyond = [f for f in file.of(dtype) if f.problem.tokens == 2 * best.problem.tokens]
-                reason = beyond[0].direction(name, direction).get("refused", "") if beyond else ""
+                twice = (
+                    found.direction(name, direction).get("refused", "")
+                    for found in file.of(dtype)
+                    if found.problem.tokens == 2 * best.problem.tokens
+                )
+                reason = next((reason for reason in twice if reason), "")
                 stored = best.direction(name, direction)
                 rows.append(
                     (
