@@ -158,6 +158,12 @@ def test_the_cases_show_the_floor_the_rough_and_the_two_families(docs: Path) -> 
     assert floor_us(file, found, "forward+backward") is None
 
 
+def test_growth_tells_the_power_of_the_size(docs: Path) -> None:
+    text = (docs / "generated" / "scaling.md").read_text()
+    # Every time is the same here.
+    assert text.count("| time grows as its power | -0.00 |") + text.count("power | 0.00 |") > 3
+
+
 def test_the_longest_context_tells_why_it_ends(docs: Path) -> None:
     text = (docs / "generated" / "scaling.md").read_text()
     assert "| naive | float16 | forward | 524,288 | 0.099 | 0.00 | takes 200.0 GiB" in text

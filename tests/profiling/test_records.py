@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cupyna.profiling.problems import find
 from cupyna.profiling.records import Measurement, Record, compare, write
-from cupyna.profiling.report import comparison_table, problem_table, summary, table
+from cupyna.profiling.report import comparison_table, leads, problem_table, summary, table
 from cupyna.profiling.timing import Times
 from cupyna.tolerance import Deviation
 
@@ -78,6 +78,18 @@ def test_tables_show_what_was_found() -> None:
         "1 x fused, backward: has none", "1 x peer, forward: wrong: out",
     ]  # fmt: skip
     assert problem_table().row_count > 200
+
+
+def test_the_lead_of_a_method_names_its_least_one() -> None:
+    found = [_measurement(100.0), _measurement(100.0)]
+    found[1].name = "other"
+    for measurement, time_us in zip(found, (400.0, 90.0), strict=True):
+        measurement.records["peer"].times["forward"] = Times((time_us,))
+    assert leads(found) == [
+        "fused over peer, forward, float16: 1.90x (0.90x at other, to 4.00x), "
+        "50% of 2 matched or beaten"
+    ]
+    assert leads([_measurement(1.0)]) == []
 
 
 def test_an_unknown_problem_is_named() -> None:

@@ -17,6 +17,9 @@ _METHODS = ("naive", "gemm", "fused")
 # As slow as this is as fast: the noise of one machine.
 _NOISE = 1.03
 
+# Problems that are named.
+_WORST = 5
+
 # Hassani, Hwu and Shi, "Faster Neighborhood Attention", NeurIPS 2024, on an A100. Tables 1 and 2:
 # percent of problems matched or beaten, by dtype, dimensions and method.
 _PAPER_BEATEN: dict[tuple[str, str, str], dict[str, float]] = {
@@ -83,6 +86,7 @@ def write(results: Path, generated: Path) -> str:
         ):
             lines += _gains(swept, direction, title)
         lines += _peers(swept)
+        lines += _least(swept)
         lines += _spread(swept, generated)
     return "\n".join(lines)
 
@@ -205,6 +209,28 @@ def _peers(swept: Results) -> Iterator[str]:
             "least", "largest", "problems",
         )  # fmt: skip
         yield from table(columns, rows)
+
+
+def _least(swept: Results) -> Iterator[str]:
+    """The problems in which the fused method is least ahead of each other one."""
+    rows = []
+    for dtype in swept.dtypes:
+        for other in swept.implementations("forward", dtype):
+            both = [
+                (other_us / mine_us, found.name)
+                for found in swept.of(dtype)
+                if (mine_us := found.time_us("fused", "forward")) is not None
+                and (other_us := found.time_us(other, "forward")) is not None
+            ]
+            if both and other != "fused":
+                worst = "; ".join(f"{name}: {ratio:.2f}x" for ratio, name in sorted(both)[:_WORST])
+                rows.append((dtype, other, worst))
+    if rows:
+        yield "### Where the fused method is least ahead"
+        yield ""
+        yield "Forward: how many times its time the other one takes."
+        yield ""
+        yield from table(("dtype", "other", "problems"), rows)
 
 
 def _spread(swept: Results, generated: Path) -> Iterator[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from .plots import Curves, curves
 from .results import Found, Results, load, machine, table
 
@@ -54,7 +56,8 @@ def _growth(file: Results, dtype: str, direction: str, generated: Path) -> Itera
             (str(_grown(found, word)), *(_ms(found.time_us(name, direction)) for name in names))
             for found in series
         )
-        tables.append(list(table((label, *names), rows)))
+        exponents = ("time grows as its power", *(_exponent(points[name]) for name in names))
+        tables.append(list(table((label, *names), [*rows, exponents])))
     yield f"### {dtype}, {direction}"
     yield ""
     for first in range(0, len(plots), 2):
@@ -71,6 +74,14 @@ def _points(
 ) -> list[tuple[float, float]]:
     times = ((_grown(found, word), found.time_us(name, direction)) for found in series)
     return [(size, time_us / 1e3) for size, time_us in times if time_us is not None]
+
+
+def _exponent(points: Sequence[tuple[float, float]]) -> str:
+    """Slope of the larger half of a line of times, on logarithmic axes."""
+    if len(points) < 4:
+        return "-"
+    sizes, times = np.log(np.array(points[len(points) // 2 :])).T
+    return f"{np.polyfit(sizes, times, 1)[0]:.2f}"
 
 
 def _ms(time_us: float | None) -> str:
