@@ -153,7 +153,7 @@ def _run(
     from cupyna.profiling import bench as runner
     from cupyna.profiling.ceilings import Ceilings
     from cupyna.profiling.records import environment, write
-    from cupyna.profiling.report import leads, summary, table
+    from cupyna.profiling.report import expectations, leads, summary, table
 
     found: list[Measurement] = []
     whole = {
@@ -170,7 +170,7 @@ def _run(
     console.print(table(found))
     for line in summary(found):
         console.print(line, style="dim")
-    for line in leads(found):
+    for line in (*expectations(found), *leads(found)):
         console.print(line)
 
 

@@ -12,7 +12,7 @@ from ..problem import METHODS
 from .problems import SUITES, rows
 from .records import Comparison, Measurement, flops
 
-__all__ = ["comparison_table", "leads", "problem_table", "summary", "table"]
+__all__ = ["comparison_table", "expectations", "leads", "problem_table", "summary", "table"]
 
 # Slower or faster than this is more than the noise of one machine.
 _NOISE = 0.03
@@ -62,6 +62,28 @@ def leads(found: Sequence[Measurement]) -> list[str]:
                 f"{statistics.geometric_mean(ratios.values()):.2f}x ({ratios[least]:.2f}x at "
                 f"{least}, to {largest:.2f}x), {beaten:.0%} of {len(ratios)} matched or beaten"
             )
+    return lines
+
+
+def expectations(found: Sequence[Measurement]) -> list[str]:
+    """How far the cost models are from what was measured, over all problems."""
+    ratios: dict[tuple[str, str, str], dict[str, float]] = {}
+    for measurement in found:
+        for name, record in measurement.records.items():
+            for direction, times in record.times.items():
+                about = record.about.get(direction, {}).get(direction, {})
+                if about.get("expected_us"):
+                    key = (name, direction, measurement.problem.dtype)
+                    ratio = times.median_us / about["expected_us"]
+                    ratios.setdefault(key, {})[measurement.name] = ratio
+    lines = []
+    for (name, direction, dtype), by_problem in ratios.items():
+        least, most = (end(by_problem, key=lambda name: by_problem[name]) for end in (min, max))
+        lines.append(
+            f"{name}, {direction}, {dtype}: measured over expected "
+            f"{statistics.geometric_mean(by_problem.values()):.2f}x, {by_problem[least]:.2f}x at "
+            f"{least}, {by_problem[most]:.2f}x at {most}"
+        )
     return lines
 
 
