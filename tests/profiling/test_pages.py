@@ -109,6 +109,12 @@ def docs(tmp_path_factory) -> Path:
         ("kernels", "l1_hit_share", "l2_hit_share", "tensor_share", "warps_share", "dram_bytes",
          "l2_bytes"), 0.5,
     )  # fmt: skip
+    rates = {"naive": 100.0, "fused": 150.0, "natten": 50.0}
+    model = {"model": "dinat_mini", "dtype": "float16", "batch": 64, "images_per_s": rates}
+    models = [{**model, "what": what} for what in ("inference", "training step")]
+    (results / "models-h200.json").write_text(json.dumps({**HEAD, "measurements": models}))
+    times = {"calls": {"na2d": 13.27}, "parts": {"launch": 4.0}, "others": {"torch.add": 5.1}}
+    (results / "overhead-h200.json").write_text(json.dumps({**HEAD, **times}))
     (results / "profile-e-h200.json").write_text(json.dumps(profile.to_json()))
     write_pages(tmp_path)
     return tmp_path
@@ -156,6 +162,13 @@ def test_the_cases_show_the_floor_the_rough_and_the_two_families(docs: Path) -> 
     dense = max(4 * p.batch * p.heads * p.tokens**2 * p.head_dim / 40.0 for p in others)
     assert floor > flops(found.problem, "forward") / dense
     assert floor_us(file, found, "forward+backward") is None
+
+
+def test_models_stand_beside_the_papers(docs: Path) -> None:
+    text = (docs / "generated" / "models.md").read_text()
+    assert text.count("| dinat_mini | 64 | 100 | 150 (+50 %) | 50 (-50 %) |") == 2
+    assert text.count("| dinat_mini | 128 | 2672 | 2548 (-5 %) | 3930 (+47 %) |") == 1
+    assert "| na2d | 13.3 |" in text and "| launch | 4.00 |" in text
 
 
 def test_growth_tells_the_power_of_the_size(docs: Path) -> None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from . import cases, first, paper, patterns, scaling, why
+from . import cases, first, models, paper, patterns, scaling, why
 
 __all__ = ["PAGES", "unmeasured", "write_pages"]
 
@@ -21,6 +21,7 @@ PAGES: dict[str, tuple[tuple[str, ...], Callable[[Path, Path], str]]] = {
     "why": (("profile",), why.write),
     "scaling": (("scaling", "longest"), scaling.write),
     "patterns": (("patterns",), patterns.write),
+    "models": (("models", "overhead"), models.write),
 }
 
 
