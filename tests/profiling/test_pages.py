@@ -14,7 +14,7 @@ from cupyna.profiling.gpus import GPUS
 from cupyna.profiling.pages import PAGES, unmeasured, write_pages
 from cupyna.profiling.pages.cases import floor_us
 from cupyna.profiling.pages.first import page
-from cupyna.profiling.pages.results import load
+from cupyna.profiling.pages.results import load, machine
 from cupyna.profiling.problems import Row, rows
 from cupyna.profiling.profile import predicted
 from cupyna.profiling.records import Measurement, Record, flops, write
@@ -141,7 +141,7 @@ def test_every_page_is_written_with_its_plots(docs: Path) -> None:
 
 def test_the_papers_tables_count_what_they_say(docs: Path) -> None:
     text = (docs / "generated" / "paper.md").read_text()
-    (swept,) = load(docs / "results", "sweep")
+    (swept,) = load(docs / "results", "paper-1d", "paper-2d", "paper-3d")
     count = len(swept.of("float16", "paper-1d"))
     assert f"| 1-D | fused | 100 % ({count}); A100 100 % | 100 % ({count}); A100 100 % |" in text
     assert f"0 % ({count}); A100 98.2 % |" in text  # FlashAttention-2 takes half the time here
@@ -169,6 +169,23 @@ def test_models_stand_beside_the_papers(docs: Path) -> None:
     assert text.count("| dinat_mini | 64 | 100 | 150 (+50 %) | 50 (-50 %) |") == 2
     assert text.count("| dinat_mini | 128 | 2672 | 2548 (-5 %) | 3930 (+47 %) |") == 1
     assert "| na2d | 13.3 |" in text and "| launch | 4.00 |" in text
+
+
+def test_a_later_run_replaces_a_whole_direction(tmp_path: Path) -> None:
+    row = rows("cases")[5]
+    one = _measured(row, "float16", {"naive": 50.0, "fused": 10.0})
+    two = _measured(row, "float16", {"fused": 8.0, "peer": 9.0})
+    for record in two.records.values():
+        del record.times["backward"], record.deviations["backward"]
+    write(tmp_path / "a.json", HEAD, [one])
+    write(tmp_path / "b.json", {**HEAD, "commit": "later"}, [two])
+    (results,) = load(tmp_path, "cases")
+    (found,) = results.found
+    assert found.time_us("fused", "forward") == 8.0 and found.time_us("peer", "forward") == 9.0
+    assert found.time_us("naive", "forward") is None
+    assert found.time_us("naive", "backward") == 150.0
+    assert "commit abc" in machine(results) and "commit later" in machine(results)
+    assert load(tmp_path, "dense") == []
 
 
 def test_growth_tells_the_power_of_the_size(docs: Path) -> None:

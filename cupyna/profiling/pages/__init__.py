@@ -6,32 +6,29 @@ paper's own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from . import cases, first, models, paper, patterns, scaling, why
+from .results import documents, kinds
 
 __all__ = ["PAGES", "unmeasured", "write_pages"]
 
-# By file in docs/performance/: what its results begin with, and who writes its measured part.
-PAGES: dict[str, tuple[tuple[str, ...], Callable[[Path, Path], str]]] = {
-    "paper": (("sweep",), paper.write),
-    "cases": (("cases", "dense"), cases.write),
-    "why": (("profile",), why.write),
-    "scaling": (("scaling", "longest"), scaling.write),
-    "patterns": (("patterns",), patterns.write),
-    "models": (("models", "overhead"), models.write),
+# By file in docs/performance/: suites and what else it shows, and who writes its measured part.
+PAGES: dict[str, tuple[set[str], Callable[[Path, Path], str]]] = {
+    "paper": ({"paper-1d", "paper-2d", "paper-3d"}, paper.write),
+    "cases": ({"cases", "dense"}, cases.write),
+    "why": ({"profile"}, why.write),
+    "scaling": ({"scaling", "longest"}, scaling.write),
+    "patterns": ({"patterns"}, patterns.write),
+    "models": ({"models", "overhead"}, models.write),
 }
 
 
 def unmeasured(docs: Path) -> list[str]:
     """Pages that have no results yet, as Sphinx's `exclude_patterns` names them."""
-    return [
-        f"performance/{page}.md"
-        for page, (prefixes, _) in PAGES.items()
-        if not any(list((docs / "results").glob(f"{prefix}-*.json")) for prefix in prefixes)
-    ]
+    there = {kind for _, document in documents(docs / "results") for kind in kinds(document)}
+    return [f"performance/{page}.md" for page, (shown, _) in PAGES.items() if not shown & there]
 
 
 def write_pages(docs: Path) -> None:
@@ -46,6 +43,6 @@ def write_pages(docs: Path) -> None:
     contents = ["```{toctree}", ":maxdepth: 1", "", *(f"performance/{page}" for page in present)]
     listed = "\n".join([*contents, "```", ""]) if present else ""
     (generated / "performance.md").write_text(listed, "utf-8")
-    for path in sorted(results.glob("*.json")):
-        if "pieces" in json.loads(path.read_text("utf-8")).get("measurements", [{}])[0]:
+    for path, document in documents(results):
+        if "first" in kinds(document):
             (generated / f"{path.stem}.md").write_text(first.page(path), "utf-8")

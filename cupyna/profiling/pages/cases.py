@@ -24,8 +24,8 @@ _ROWS = 64
 def write(results: Path, generated: Path) -> str:
     """Markdown of every file of cases; plots go beside it."""
     lines: list[str] = []
-    for prefix, title in (("cases", ""), ("dense", ", windows as large as the grid")):
-        for file in load(results, prefix):
+    for suite, title in (("cases", ""), ("dense", ", windows as large as the grid")):
+        for file in load(results, suite):
             lines += [f"## {file.gpu}{title}", "", machine(file), ""]
             for dtype in file.dtypes:
                 for direction in _DIRECTIONS:
@@ -95,7 +95,7 @@ def _section(file: Results, dtype: str, direction: str, generated: Path) -> Iter
     yield ""
     rows, groups = [], {}
     has_floor, has_rough = False, False
-    for found in file.of(dtype):
+    for found in file.of(dtype, direction=direction):
         floor = floor_us(file, found, direction)
         has_floor |= floor is not None
         cells = [_cell(found, name, direction) for name in names]

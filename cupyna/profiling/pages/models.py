@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .plots import dots
-from .results import table
+from .results import documents, gpu_of, kinds, run, table
 
 __all__ = ["write"]
 
@@ -36,15 +35,15 @@ _PAPER = {
 def write(results: Path, generated: Path) -> str:
     """Markdown of every file on models and on host time; plots go beside it."""
     lines: list[str] = []
-    for path in sorted(results.glob("models-*.json")):
-        document = json.loads(path.read_text("utf-8"))
-        lines += [f"## {_gpu(document)}", "", _machine(document), ""]
+    files = documents(results)
+    for path, document in (file for file in files if "models" in kinds(file[1])):
+        lines += [f"## {gpu_of(document)}", "", run(document), ""]
         found = document["measurements"]
         for what, dtype in dict.fromkeys((one["what"], one["dtype"]) for one in found):
             rows = [one for one in found if (one["what"], one["dtype"]) == (what, dtype)]
             lines += _section(path.stem, what, dtype, rows, generated)
-    for path in sorted(results.glob("overhead-*.json")):
-        lines += _overhead(json.loads(path.read_text("utf-8")))
+    for _, document in (file for file in files if "overhead" in kinds(file[1])):
+        lines += _overhead(document)
     return "\n".join(lines)
 
 
@@ -58,7 +57,7 @@ def _section(
         "images per second",
         {row["model"].replace("_", "\n"): row["images_per_s"] for row in rows},
     )
-    yield f"### {what}, {dtype}".capitalize()
+    yield f"### {what[0].upper()}{what[1:]}, {dtype}"
     yield ""
     yield f"![Images per second, {what}, {dtype}](../generated/{plot})"
     yield ""
@@ -96,9 +95,9 @@ def _cells(row: dict[str, Any], names: Any, rates: dict[str, float]) -> list[str
 
 
 def _overhead(document: dict[str, Any]) -> Iterator[str]:
-    yield f"## Host time of one call, {_gpu(document)}"
+    yield f"## Host time of one call, {gpu_of(document)}"
     yield ""
-    yield _machine(document)
+    yield run(document)
     yield ""
     rows = [
         (name, f"{time_us:.1f}")
@@ -110,15 +109,3 @@ def _overhead(document: dict[str, Any]) -> Iterator[str]:
     yield ""
     parts = ((name, f"{time_us:.2f}") for name, time_us in document["parts"].items())
     yield from table(("part", "microseconds"), parts)
-
-
-def _gpu(document: dict[str, Any]) -> str:
-    return str(document["gpus"][0]).removeprefix("NVIDIA ").strip()
-
-
-def _machine(document: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
-    return (
-        f"{', '.join(document['gpus'])}, driver {document['driver']}; {versions}; commit "
-        f"{document['commit'] or 'not named'}."
-    )

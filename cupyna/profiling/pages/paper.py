@@ -77,7 +77,7 @@ _PAIRS = (("gemm", "naive"), ("fused", "naive"), ("fused", "gemm"))
 def write(results: Path, generated: Path) -> str:
     """Markdown of every file of the sweep; plots go beside it."""
     lines: list[str] = []
-    for swept in load(results, "sweep"):
+    for swept in load(results, *_DIMENSIONS.values()):
         lines += [f"## {swept.gpu}", "", machine(swept), ""]
         lines += _beaten(swept)
         for direction, title in (
@@ -250,7 +250,7 @@ def _spread(swept: Results, generated: Path) -> Iterator[str]:
             title = f"{dtype}: naive over fused, forward"
             plots.append(Curves(title, "percent of problems", "ratio", lines, log_x=False))
     if plots:
-        name = f"paper-{swept.stem}.svg"
+        name = f"{swept.stem}-ratios.svg"
         curves(generated / name, plots)
         yield "### Every problem"
         yield ""

@@ -26,7 +26,7 @@ def write(results: Path, generated: Path) -> str:
 
 def _section(file: Results, dtype: str, direction: str, generated: Path) -> Iterator[str]:
     names = file.implementations(direction, dtype)
-    found = file.of(dtype)
+    found = file.of(dtype, direction=direction)
     if not names:
         return
     plain = {f.name.split(", ")[0]: f for f in found if f.name.endswith(f", {_PLAIN}")}

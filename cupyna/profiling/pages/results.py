@@ -12,7 +12,7 @@ from typing import Any
 from ...problem import Problem
 from ..records import FORMAT, flops
 
-__all__ = ["Found", "Results", "load", "machine", "table"]
+__all__ = ["Found", "Results", "documents", "gpu_of", "kinds", "load", "machine", "run", "table"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,11 @@ class Found:
         """Median time; None where there is none."""
         return self.direction(implementation, direction).get("median_us")
 
+    def has(self, direction: str) -> bool:
+        """Whether any implementation has a time."""
+        ways = self.stored["implementations"].values()
+        return any("median_us" in way.get(direction, {}) for way in ways)
+
     def tflops(self, implementation: str, direction: str) -> float | None:
         """Rate of the operations that the windows ask for."""
         time_us = self.time_us(implementation, direction)
@@ -75,12 +80,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Results:
-    """All files of one kind and one GPU.
+    """Everything that files hold of some suites on one GPU.
 
     Parameters
     ----------
     stem : str
-        Of the first file; plots are named after it.
+        What plots are named after.
     heads : list of dict
         What each file says of its run.
     found : list of Found
@@ -93,7 +98,7 @@ class Results:
     @property
     def gpu(self) -> str:
         """The GPU's name, without its maker's."""
-        return _gpu(self.heads[0])
+        return gpu_of(self.heads[0])
 
     @property
     def bytes_per_us(self) -> float | None:
@@ -116,38 +121,90 @@ class Results:
         )
         return list(dict.fromkeys(names))
 
-    def of(self, dtype: str, suite: str | None = None) -> list[Found]:
-        """The problems in a dtype, of one suite or all."""
-        return [f for f in self.found if f.dtype == dtype and suite in (None, f.suite)]
+    def of(self, dtype: str, suite: str | None = None, direction: str = "") -> list[Found]:
+        """The problems in a dtype: of one suite or all, with any time in a direction or all."""
+        return [
+            found
+            for found in self.found
+            if found.dtype == dtype
+            and suite in (None, found.suite)
+            and (not direction or found.has(direction))
+        ]
 
 
-def load(folder: Path, prefix: str) -> list[Results]:
-    """Every file of this form whose name begins with a prefix, such as ``cases``, by GPU."""
-    loaded: dict[str, Results] = {}
-    for path in sorted(folder.glob(f"{prefix}-*.json")):
-        document = json.loads(path.read_text("utf-8"))
-        if document.get("format") == FORMAT and document["measurements"]:
-            measured = [Found(stored) for stored in document.pop("measurements")]
-            results = loaded.setdefault(_gpu(document), Results(path.stem, [], []))
-            results.heads.append(document)
-            results.found.extend(measured)
-    return list(loaded.values())
+def documents(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Every file of results, in the order of names."""
+    paths = sorted(folder.glob("*.json"))
+    return [(path, json.loads(path.read_text("utf-8"))) for path in paths]
 
 
-def _gpu(head: dict[str, Any]) -> str:
-    return str(head["gpus"][0]).removeprefix("NVIDIA ").strip()
+def kinds(document: dict[str, Any]) -> set[str]:
+    """What a file has: the names of its suites, or what else the command line writes."""
+    if document.get("format") == FORMAT:
+        return {str(stored["suite"]) for stored in document["measurements"]}
+    if document.get("format") == "cupyna profile 1":
+        return {"profile"} if document["is_measured"] else set()
+    if "parts" in document:
+        return {"overhead"}
+    first: dict[str, Any] = next(iter(document.get("measurements", [])), {})
+    return {kind for kind, key in (("models", "images_per_s"), ("first", "pieces")) if key in first}
+
+
+def load(folder: Path, *suites: str) -> list[Results]:
+    """What all files hold of some suites, by GPU.
+
+    Of two files with the same problem and dtype the later one has the last word, for a whole
+    direction: what stands side by side was measured in one run.
+    """
+    by_gpu: dict[str, Results] = {}
+    known: dict[tuple[str, ...], Found] = {}
+    for _, document in documents(folder):
+        if not kinds(document).intersection(suites) or document.get("format") != FORMAT:
+            continue
+        gpu = gpu_of(document)
+        stem = f"{suites[0]}-{gpu.lower().replace(' ', '-')}"
+        results = by_gpu.setdefault(gpu, Results(stem, [], []))
+        results.heads.append({k: v for k, v in document.items() if k != "measurements"})
+        for stored in document["measurements"]:
+            if stored["suite"] not in suites:
+                continue
+            key = (gpu, stored["suite"], stored["problem"], stored["dtype"])
+            if key in known:
+                _replace(known[key].stored["implementations"], stored["implementations"])
+            else:
+                known[key] = Found(stored)
+                results.found.append(known[key])
+    return list(by_gpu.values())
+
+
+def _replace(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Put the directions of a later run in the place of an earlier one's."""
+    directions = {direction for ways in new.values() for direction in ways}
+    for ways in old.values():
+        for direction in directions.intersection(ways):
+            del ways[direction]
+    for name, ways in new.items():
+        old.setdefault(name, {}).update(ways)
+
+
+def gpu_of(document: dict[str, Any]) -> str:
+    """The GPU's name, without its maker's."""
+    return str(document["gpus"][0]).removeprefix("NVIDIA ").strip()
+
+
+def run(head: dict[str, Any]) -> str:
+    """Where and how one file was measured."""
+    versions = ", ".join(f"{name} {version}" for name, version in head["versions"].items())
+    rounds = f"; {head['rounds']} interleaved rounds, medians" if "rounds" in head else ""
+    return (
+        f"{', '.join(head['gpus'])}, driver {head['driver']}; {versions}; commit "
+        f"{head['commit'] or 'not named'}{rounds}."
+    )
 
 
 def machine(results: Results) -> str:
     """Where and how the files were measured, one sentence for each run that differs."""
-    sentences = []
-    for head in results.heads:
-        versions = ", ".join(f"{name} {version}" for name, version in head["versions"].items())
-        sentences.append(
-            f"{', '.join(head['gpus'])}, driver {head['driver']}; {versions}; commit "
-            f"{head['commit'] or 'not named'}; {head['rounds']} interleaved rounds, medians."
-        )
-    return " ".join(dict.fromkeys(sentences))
+    return " ".join(dict.fromkeys(map(run, results.heads)))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

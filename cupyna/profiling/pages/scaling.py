@@ -46,7 +46,7 @@ def _growth(file: Results, dtype: str, direction: str, generated: Path) -> Itera
         return
     plots, tables = [], []
     for word, label in _SERIES:
-        series = [f for f in file.of(dtype) if f.name.split()[0] == word]
+        series = [f for f in file.of(dtype, direction=direction) if f.name.split()[0] == word]
         if not series:
             continue
         points = {name: _points(series, name, word, direction) for name in names}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .plots import Curves, curves
-from .results import table
+from .results import documents, kinds, table
 
 __all__ = ["write"]
 
@@ -16,9 +15,8 @@ __all__ = ["write"]
 def write(results: Path, generated: Path) -> str:
     """Markdown of every measured profile; plots go beside it."""
     lines: list[str] = []
-    for path in sorted(results.glob("profile-*.json")):
-        profile = json.loads(path.read_text("utf-8"))
-        if profile["is_measured"]:
+    for path, profile in documents(results):
+        if "profile" in kinds(profile):
             lines += _section(path, profile, generated)
     return "\n".join(lines)
 
