@@ -63,14 +63,30 @@ def _axis_pairs(axis: Axis) -> int:
     return int((ends - begins).sum())
 
 
-def call_counts(problem: Problem, operation: Pass, choice: Choice, spec: DeviceSpec) -> CallCounts:
-    """Count one pass as a backend would run it."""
+def call_counts(
+    problem: Problem,
+    operation: Pass,
+    choice: Choice,
+    spec: DeviceSpec,
+    stores_weights: bool = True,
+) -> CallCounts:
+    """Count one pass as a backend would run it.
+
+    Parameters
+    ----------
+    problem : Problem
+    operation : {"forward", "backward"}
+    choice : Choice
+    spec : DeviceSpec
+    stores_weights : bool, optional
+        Whether the workspace holds weights; anything else in it is written once and read once.
+    """
     of_keys, of_values = _PRODUCTS[operation]
     flops = 2 * (of_keys * problem.head_dim + of_values * problem.value_dim)
     pairs = useful_pairs(problem)
     computed = max(choice.computed_products, pairs)
     least = _least_bytes(problem, operation)
-    passes, arrays = _WEIGHT_PASSES[operation]
+    passes, arrays = _WEIGHT_PASSES[operation] if stores_weights else (2, 1)
     stored = passes * choice.workspace_bytes // arrays
     in_memory = stored if choice.workspace_bytes > spec.l2_bytes else 0
     return CallCounts(

@@ -49,6 +49,8 @@ def test_operations_and_bytes_of_a_call() -> None:
     stored = Choice("", workspace_bytes=2 * H200.l2_bytes)
     unfused = call_counts(problem, "forward", stored, H200)
     assert unfused.moved_bytes == 4 * tensor + 8 * H200.l2_bytes
+    other = call_counts(problem, "forward", stored, H200, stores_weights=False)
+    assert other.moved_bytes == 4 * tensor + 4 * H200.l2_bytes
     cached = call_counts(problem, "forward", replace(stored, workspace_bytes=1000), H200)
     assert cached.moved_bytes == 4 * tensor < cached.asked_bytes
     tiled = Choice("", q_tile=(16,), kv_tile=(16,), computed_products=64 * 2 * 32)
