@@ -6,6 +6,7 @@ with its reason, and the run goes on.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -64,10 +65,15 @@ class Plan:
 def measure(plan: Plan, device: DeviceSpec, meter: Meter | None = None) -> Iterator[Measurement]:
     """Measure every problem of a plan in every dtype."""
     meter = Meter() if meter is None else meter
-    for row in plan.rows:
-        for dtype in plan.dtypes:
-            with meter.stream():
-                yield _Bench(plan, device, meter, row, row.problem(dtype)).measure()
+    # torch collects garbage before each capture: what is there now need not be looked at again.
+    gc.freeze()
+    try:
+        for row in plan.rows:
+            for dtype in plan.dtypes:
+                with meter.stream():
+                    yield _Bench(plan, device, meter, row, row.problem(dtype)).measure()
+    finally:
+        gc.unfreeze()
 
 
 def _is_rough(found: Deviation) -> bool:
