@@ -178,7 +178,7 @@ def test_a_later_run_replaces_a_whole_direction(tmp_path: Path) -> None:
     for record in two.records.values():
         del record.times["backward"], record.deviations["backward"]
     write(tmp_path / "a.json", HEAD, [one])
-    write(tmp_path / "b.json", {**HEAD, "commit": "later"}, [two])
+    write(tmp_path / "a-b.json", {**HEAD, "commit": "later"}, [two])
     (results,) = load(tmp_path, "cases")
     (found,) = results.found
     assert found.time_us("fused", "forward") == 8.0 and found.time_us("peer", "forward") == 9.0

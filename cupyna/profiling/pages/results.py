@@ -133,8 +133,8 @@ class Results:
 
 
 def documents(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Every file of results, in the order of names."""
-    paths = sorted(folder.glob("*.json"))
+    """Every file of results in the order of names, ``a`` before ``a-b``."""
+    paths = sorted(folder.glob("*.json"), key=lambda path: path.stem)
     return [(path, json.loads(path.read_text("utf-8"))) for path in paths]
 
 
