@@ -119,7 +119,7 @@ def measure(
         peers, missing = load(peer or [])
         plan = Plan(
             rows=_rows(suite or ([] if case else ["cases"]), case or []),
-            dtypes=dtype or [Dtype.FLOAT16, Dtype.FLOAT32],
+            dtypes=[one.value for one in dtype or (Dtype.FLOAT16, Dtype.FLOAT32)],
             implementations=[*ours(method or METHODS, device), *peers],
             directions=[way for way in (*DIRECTIONS, *PIECES) if way in (direction or DIRECTIONS)],
             rounds=rounds,

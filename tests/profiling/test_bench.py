@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -14,48 +12,13 @@ from cupyna.profiling.bench import Plan, measure
 from cupyna.profiling.implementations import DIRECTIONS, Refused, Work, ours
 from cupyna.profiling.problems import Row
 from cupyna.profiling.timing import Times, interleave
+from profiling.host_meter import HostMeter
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
 CPU = device_spec(Device("cpu", 0))
 ROW = Row("suite", "small", 2, 2, 8, (6, 8), (3, 3))
-
-
-class Clock:
-    """Stands for a captured graph."""
-
-    is_graph = False
-
-    def __init__(self, runs):
-        self._runs = runs
-        self.call_us = self.sample_us()
-
-    def sample_us(self) -> float:
-        begin = time.perf_counter()
-        for run in self._runs:
-            run()
-        return (time.perf_counter() - begin) * 1e6 / len(self._runs)
-
-
-class HostMeter:
-    place = "cpu"
-    free = 1 << 30
-
-    def stream(self):
-        return nullcontext()
-
-    def free_bytes(self) -> int:
-        return self.free
-
-    def settle(self) -> None:
-        pass
-
-    def run(self, work, like, count):
-        return work(), 4096
-
-    def repeat(self, runs):
-        return Clock(runs)
 
 
 class Spoiled:

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 
 from cupyna import cli
+from cupyna.arrays import Device
 from cupyna.cli import profile as command
+from cupyna.devices import device_spec
 from cupyna.execution import Choice
 from cupyna.kernels.variant import Variant
 from cupyna.problem import Problem
@@ -24,8 +26,10 @@ from cupyna.profiling.problems import find
 from cupyna.profiling.profile import predicted
 from cupyna.profiling.roofline import draw
 from cupyna.testing import problems
+from profiling.host_meter import HostMeter
 
 H200 = GPUS["H200"].spec
+CPU = device_spec(Device("cpu", 0))
 
 
 @given(problem=problems(max_tokens=300))
@@ -174,3 +178,27 @@ def test_what_does_not_fit_is_named(run, words, complaint):
     code, text = run(*words)
     assert complaint in " ".join(text.replace("│", "").split())
     assert code == 2
+
+
+def test_a_measured_profile_takes_times_from_checked_runs(run, monkeypatch, tmp_path: Path):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(command, "gpus", lambda: ("a GPU",))
+    monkeypatch.setattr("cupyna.devices.device_spec", lambda device: CPU)
+    monkeypatch.setattr("cupyna.profiling.bench.Meter", HostMeter)
+    monkeypatch.setattr("cupyna.profiling.ncu.shutil.which", lambda name: None)
+    ceilings = Ceilings(1e6, {"float32": 1e6}, is_measured=True)
+    monkeypatch.setattr(Ceilings, "measured", lambda dtypes: ceilings)
+    file = tmp_path / "profile.json"
+    code, text = run(
+        *("--tokens", "8x8", "--kernel-size", "3", "--heads", "2", "--head-dim", "8"),
+        *("--dtype", "float32", "--peer", "flash", "--backward", "--json", str(file)),
+    )
+    assert code == 0
+    assert "nothing was run" not in text and "ceilings (measured)" in text
+    stored = json.loads(file.read_text())
+    assert stored["is_measured"]
+    by_name = {(line["name"], line["operation"]): line for line in stored["lines"]}
+    for method in ("naive", "gemm", "fused"):
+        assert by_name[method, "backward"]["time_us"] > 0
+        assert by_name[method, "forward"]["peak_bytes"] == 4096
+    assert "float32" in by_name["FlashAttention-2, dense", "forward"]["refusal"]
