@@ -188,6 +188,14 @@ def test_a_later_run_replaces_a_whole_direction(tmp_path: Path) -> None:
     assert load(tmp_path, "dense") == []
 
 
+def test_problems_stand_in_the_order_of_their_suite(tmp_path: Path) -> None:
+    for name, i in (("a", 5), ("b", 0), ("c", 3)):
+        measured = _measured(rows("cases")[i], "float16", {"fused": 8.0})
+        write(tmp_path / f"{name}.json", HEAD, [measured])
+    (results,) = load(tmp_path, "cases")
+    assert [found.name for found in results.found] == ["A", "C", "D"]
+
+
 def test_growth_tells_the_power_of_the_size(docs: Path) -> None:
     text = (docs / "generated" / "scaling.md").read_text()
     # Every time is the same here.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...problem import Problem
+from ..problems import rows
 from ..records import FORMAT, flops
 
 __all__ = ["Found", "Results", "documents", "gpu_of", "kinds", "load", "machine", "run", "table"]
@@ -174,6 +175,10 @@ def load(folder: Path, *suites: str) -> list[Results]:
             else:
                 known[key] = Found(stored)
                 results.found.append(known[key])
+    # As the suites have them, whichever file came first.
+    order = {row.name: i for i, row in enumerate(r for s in suites for r in rows(s))}
+    for results in by_gpu.values():
+        results.found.sort(key=lambda found: order.get(found.name, len(order)))
     return list(by_gpu.values())
 
 
