@@ -22,11 +22,15 @@ from .implementations import PIECES
 __all__ = ["Check"]
 
 _QUERIES = 48
+_LEAST_QUERIES = 8
 _MOST_KEYS = 16
 _LEAST_KEYS = 2
 
 # Elements of a result that are looked at together.
 _ELEMENTS = 1 << 28
+
+# Channels of all keys that all checked queries see.
+_QUERY_ELEMENTS = 1 << 31
 
 # Pairs of a query and a key over all rows of dK and dV.
 _KEY_PAIRS = 1 << 31
@@ -50,7 +54,9 @@ class Check:
         self._tensors = tensors
         self._scale = problem.head_dim**-0.5
         generator = np.random.default_rng(seed)
-        self._queries = _places(problem, problem.heads, _QUERIES, generator)
+        elements = problem.window * max(problem.head_dim, problem.value_dim)
+        queries = max(_LEAST_QUERIES, min(_QUERIES, _QUERY_ELEMENTS // elements))
+        self._queries = _places(problem, problem.heads, queries, generator)
         keys = _places(problem, problem.kv_heads, _MOST_KEYS, generator)
         # A key in the middle has the most queries; corners come first.
         pairs = max(key_products(problem, place) for place in keys) * problem.head_group

@@ -197,14 +197,16 @@ def window_tokens(problem: Problem, places: list[Place]) -> tuple[np.ndarray, np
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Along one axis: the queries that see a key, every key they see, and which sees which.
+    """Along one axis: the queries that see a key, and every key they see.
 
-    `slots` is where in each query's window the key is, and `column` where in the box.
+    `begins` and `ends` bound what each query sees of the box. `slots` is where in each query's
+    window the key is, and `column` where in the box.
     """
 
     queries: np.ndarray
     keys: np.ndarray
-    seen: np.ndarray
+    begins: np.ndarray
+    ends: np.ndarray
     slots: np.ndarray
     column: int
 
@@ -222,7 +224,8 @@ def key_boxes(problem: Problem, place: Place) -> list[Box]:
             Box(
                 queries=group + queries * axis.dilation,
                 keys=group + keys * axis.dilation,
-                seen=(begins[:, None] <= keys) & (keys < ends[:, None]),
+                begins=begins - first,
+                ends=ends - first,
                 slots=position - begins,
                 column=position - first,
             )
@@ -301,10 +304,11 @@ def _seen(boxes: list[Box], rows: tuple[np.ndarray, ...], device: Any) -> Any:
     """Which keys of the box each of some queries sees, ``[queries, keys]``."""
     import torch
 
-    seen = torch.ones((len(rows[0]),) + (1,) * len(boxes), dtype=torch.bool, device=device)
+    rank = len(boxes)
+    seen = torch.ones((len(rows[0]),) + (1,) * rank, dtype=torch.bool, device=device)
     for i, (box, row) in enumerate(zip(boxes, rows, strict=True)):
-        own = torch.from_numpy(box.seen[row]).to(device)
-        seen = (
-            seen & own[(slice(None), *(slice(None) if j == i else None for j in range(len(boxes))))]
-        )
+        begins, ends = (torch.from_numpy(b[row]).to(device) for b in (box.begins, box.ends))
+        keys = torch.arange(len(box.keys), device=device)
+        own = (begins[:, None] <= keys) & (keys < ends[:, None])
+        seen = seen & own[(slice(None), *(slice(None) if j == i else None for j in range(rank)))]
     return seen.reshape(len(rows[0]), -1)
