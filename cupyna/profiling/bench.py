@@ -169,6 +169,9 @@ class _Bench:
         least_s = flops(computed, direction) / _FASTEST_FLOPS
         if least_s > self._plan.limit_s:
             raise Refused(f"takes {least_s:.0f} s or more of {self._plan.limit_s:g} s")
+        check = self._check(computed)
+        if direction != "forward" and not check.reaches_keys:
+            raise Refused("has gradients that are too large to be checked")
         works = [implementation.work(self._problem, tensors, direction) for tensors in self._sets]
         record.about[direction] = dict(works[0].about)
         kept, record.peak_bytes[direction] = self._meter.run(
@@ -176,7 +179,7 @@ class _Bench:
             self._sets[0]["weights" if direction in ("qk", "av_backward") else "q"],
             1 if direction in ("forward", "qk", "av") else 3,
         )
-        deviations = self._check(computed).deviations(works[0].read(kept), direction)
+        deviations = check.deviations(works[0].read(kept), direction)
         record.deviations[direction] = deviations
         del kept
         complaints = [

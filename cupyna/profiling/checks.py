@@ -32,8 +32,9 @@ _ELEMENTS = 1 << 28
 # Channels of all keys that all checked queries see.
 _QUERY_ELEMENTS = 1 << 31
 
-# Pairs of a query and a key over all rows of dK and dV.
+# Pairs of a query and a key over all rows of dK and dV, and for one row at most.
 _KEY_PAIRS = 1 << 31
+_MOST_KEY_PAIRS = 1 << 34
 
 
 class Check:
@@ -47,6 +48,11 @@ class Check:
         single products of stored weights.
     seed : int, optional
         Decides the places.
+
+    Attributes
+    ----------
+    reaches_keys : bool
+        Whether exact rows of dK and dV are affordable.
     """
 
     def __init__(self, problem: Problem, tensors: Mapping[str, Any], seed: int = 0) -> None:
@@ -60,6 +66,7 @@ class Check:
         keys = _places(problem, problem.kv_heads, _MOST_KEYS, generator)
         # A key in the middle has the most queries; corners come first.
         pairs = max(key_products(problem, place) for place in keys) * problem.head_group
+        self.reaches_keys = pairs <= _MOST_KEY_PAIRS
         self._keys = keys[: max(_LEAST_KEYS, min(_MOST_KEYS, _KEY_PAIRS // max(pairs, 1)))]
 
     def deviations(

@@ -13,7 +13,7 @@ from cupyna.profiling.checks import Check
 from cupyna.profiling.exact import Place, key_rows, query_rows
 from cupyna.profiling.exact_products import product_rows
 from cupyna.profiling.implementations import PIECES
-from cupyna.profiling.problems import SUITES, rows
+from cupyna.profiling.problems import SUITES, find, rows
 from cupyna.testing import (
     Inputs,
     expected_av,
@@ -135,6 +135,14 @@ def test_a_check_passes_right_results_and_sees_a_wrong_corner(problem: Problem) 
         unwritten = results[name].clone()
         unwritten.view(-1)[len(unwritten.view(-1)) // 2] = float("nan")
         assert "not finite" in check.deviations({name: unwritten})[name].complaint
+
+
+def test_gradients_that_no_exact_row_is_affordable_for_are_told() -> None:
+    problem = find("context 1048576").problem("float16")
+    assert Check(problem, {}).reaches_keys
+    dense = dataclasses.replace(problem, kernel_size=problem.spatial)
+    assert not Check(dense, {}).reaches_keys
+    assert Check(find("C").problem("float16"), {}).reaches_keys
 
 
 @pytest.mark.parametrize("suite", SUITES)
