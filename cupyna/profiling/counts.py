@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..execution import Choice
-from ..geometry import Axis
 from ..problem import DeviceSpec, Problem
-from ..tiles import TilePlan
+from ..tiles import TilePlan, axis_pairs
 
 __all__ = ["CallCounts", "Pass", "call_counts", "useful_pairs"]
 
@@ -53,14 +52,7 @@ class CallCounts:
 
 def useful_pairs(problem: Problem) -> int:
     """Pairs of a query and a key of its window, over all heads and batch entries."""
-    return problem.batch * problem.heads * math.prod(map(_axis_pairs, problem.axes))
-
-
-def _axis_pairs(axis: Axis) -> int:
-    if not axis.is_causal:  # every window is full, in an axis of millions of tokens, too
-        return axis.length * axis.kernel_size
-    begins, ends = axis.windows()
-    return int((ends - begins).sum())
+    return problem.batch * problem.heads * math.prod(map(axis_pairs, problem.axes))
 
 
 def call_counts(
