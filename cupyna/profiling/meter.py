@@ -58,11 +58,11 @@ class Meter:
         return own_stream()
 
     def free_bytes(self) -> int:
-        """Memory that nobody holds, torch's pool included."""
+        """Memory that nobody holds, what waits in torch's pool included."""
         import torch
 
-        torch.cuda.empty_cache()
-        return int(torch.cuda.mem_get_info()[0])
+        pooled = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0] + pooled)
 
     def settle(self) -> None:
         """Give memory back and wait; raises where the device is lost."""

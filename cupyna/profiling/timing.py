@@ -14,7 +14,7 @@ from typing import Any
 __all__ = ["Repeat", "Times", "interleave", "own_stream"]
 
 # One sample lasts at least this long, so that an event's resolution does not show.
-_SAMPLE_US = 3000.0
+_SAMPLE_US = 2000.0
 
 # Work that lasts longer hides its launches, also those of a library that takes milliseconds for
 # them; a graph would only hold its memory a second time.
@@ -86,7 +86,6 @@ class Repeat:
         import torch
 
         torch.cuda.synchronize()
-        torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
