@@ -24,7 +24,7 @@ import numpy as np
 from .geometry import Axis, Line
 from .problem import Problem
 
-__all__ = ["AxisTile", "BoxTile", "Counts", "Tile", "TilePlan"]
+__all__ = ["AxisTile", "BoxTile", "Counts", "Tile", "TilePlan", "axis_pairs"]
 
 Side = Literal["query", "key"]
 
@@ -141,10 +141,18 @@ def _axis_columns(axis: Axis, extent: int, side: Side) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
+@lru_cache(maxsize=1024)
+def axis_pairs(axis: Axis) -> int:
+    """Pairs of a query and a key that it sees, along one axis."""
+    if not axis.is_causal:  # every window is full, on an axis of millions of tokens, too
+        return axis.length * axis.kernel_size
+    begins, ends = axis.windows()
+    return int((ends - begins).sum())
+
+
 @lru_cache(maxsize=4096)
 def _axis_counts(axis: Axis, extent: int, box_extent: int, side: Side) -> tuple[int, ...]:
     """The fields of :class:`Counts` along one axis; over the grid they multiply."""
-    begins, ends = axis.windows()
     _, _, _, box_begin, box_end, common_begin, common_end = _axis_columns(axis, extent, side)
     box_size = box_end - box_begin
     box_tiles = int((-(-box_size // box_extent)).sum())
@@ -156,7 +164,7 @@ def _axis_counts(axis: Axis, extent: int, box_extent: int, side: Side) -> tuple[
     return (
         len(box_begin),
         box_tiles,
-        int((ends - begins).sum()),
+        axis_pairs(axis),
         box_tiles * extent * box_extent,
         dense * extent * box_extent,
         int(box_size.sum()),

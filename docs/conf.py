@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from cupyna import __version__
-from cupyna.profiling.pages import page
+from cupyna.profiling.pages import unmeasured, write_pages
 
 project = "cupyna"
 author = "The cupyna authors"
@@ -19,7 +19,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx-mathjax-offline",  # the pages show formulas without a network, too
 ]
-exclude_patterns = ["_build", "generated"]
+exclude_patterns = ["_build", "generated", *unmeasured(Path(__file__).parent)]
 nitpicky = False
 
 html_theme = "furo"
@@ -54,15 +54,12 @@ def escape_shapes(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"(shape \[batch, )\*", r"\1\\*", line) for line in lines]
 
 
-def write_tables(app):
-    """Make a table of every file of results; the pages hold no number that was typed."""
-    tables = Path(app.srcdir) / "generated"
-    tables.mkdir(exist_ok=True)
-    for results in sorted((Path(app.srcdir) / "results").glob("*.json")):
-        (tables / f"{results.stem}.md").write_text(page(results), "utf-8")
+def write_measured_parts(app):
+    """Make tables and plots of every file of results; the pages hold no number that was typed."""
+    write_pages(Path(app.srcdir))
 
 
 def setup(app):
     """Write the tables before pages are read, and mend docstrings before numpydoc reads them."""
-    app.connect("builder-inited", write_tables)
+    app.connect("builder-inited", write_measured_parts)
     app.connect("autodoc-process-docstring", escape_shapes, priority=100)

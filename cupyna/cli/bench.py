@@ -49,6 +49,10 @@ class Way(StrEnum):
     FORWARD = "forward"
     BACKWARD = "backward"
     BOTH = "forward+backward"
+    QK = "qk"
+    AV = "av"
+    QK_BACKWARD = "qk_backward"
+    AV_BACKWARD = "av_backward"
 
 
 @bench.callback()
@@ -70,7 +74,10 @@ def measure(
         typer.Option(help="Another library, as NAME or NAME=FOLDER; --list names them."),
     ] = None,
     dtype: Annotated[list[Dtype] | None, typer.Option(help="Default: float16 and float32.")] = None,
-    direction: Annotated[list[Way] | None, typer.Option(help="Default: all three.")] = None,
+    direction: Annotated[
+        list[Way] | None,
+        typer.Option(help="Default: forward, backward and both. The others are single products."),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
     limit: Annotated[
         float, typer.Option(min=1, help="Seconds for one problem in one dtype.")
@@ -108,7 +115,7 @@ def measure(
     from cupyna.devices import device_spec
     from cupyna.problem import METHODS
     from cupyna.profiling.bench import Plan
-    from cupyna.profiling.implementations import DIRECTIONS, ours
+    from cupyna.profiling.implementations import DIRECTIONS, PIECES, ours
     from cupyna.profiling.peers import load
 
     device = device_spec(Device("cuda", 0))
@@ -116,9 +123,9 @@ def measure(
         peers, missing = load(peer or [])
         plan = Plan(
             rows=_rows(suite or ([] if case else ["cases"]), case or []),
-            dtypes=dtype or [Dtype.FLOAT16, Dtype.FLOAT32],
+            dtypes=[one.value for one in dtype or (Dtype.FLOAT16, Dtype.FLOAT32)],
             implementations=[*ours(method or METHODS, device), *peers],
-            directions=[way for way in DIRECTIONS if direction is None or way in direction],
+            directions=[way for way in (*DIRECTIONS, *PIECES) if way in (direction or DIRECTIONS)],
             rounds=rounds,
             limit_s=limit,
         )
@@ -150,7 +157,7 @@ def _run(
     from cupyna.profiling import bench as runner
     from cupyna.profiling.ceilings import Ceilings
     from cupyna.profiling.records import environment, write
-    from cupyna.profiling.report import summary, table
+    from cupyna.profiling.report import expectations, leads, summary, table
 
     found: list[Measurement] = []
     whole = {
@@ -167,6 +174,8 @@ def _run(
     console.print(table(found))
     for line in summary(found):
         console.print(line, style="dim")
+    for line in (*expectations(found), *leads(found)):
+        console.print(line)
 
 
 def _watched(measurements: Iterator[Measurement], total: int) -> Iterator[Measurement]:

@@ -6,7 +6,7 @@ with its reason, and the run goes on.
 
 from __future__ import annotations
 
-import math
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -15,12 +15,13 @@ from typing import Any
 from ..problem import DeviceSpec, Problem
 from ..tolerance import Deviation
 from .checks import Check
-from .implementations import DIRECTIONS, Direction, Implementation, Refused, Work
+from .implementations import DIRECTIONS, PIECES, Direction, Implementation, Refused
+from .meter import Meter, random_tensors
 from .problems import Row
 from .records import Measurement, Record, flops
-from .timing import Repeat, interleave, own_stream
+from .timing import Repeat, interleave
 
-__all__ = ["Plan", "measure", "random_tensors"]
+__all__ = ["Plan", "measure"]
 
 # Sets of inputs that together do not fit in the cache.
 _MOST_SETS = 16
@@ -61,35 +62,18 @@ class Plan:
         return len(self.rows) * len(self.dtypes)
 
 
-def measure(plan: Plan, device: DeviceSpec) -> Iterator[Measurement]:
+def measure(plan: Plan, device: DeviceSpec, meter: Meter | None = None) -> Iterator[Measurement]:
     """Measure every problem of a plan in every dtype."""
-    for row in plan.rows:
-        for dtype in plan.dtypes:
-            with own_stream():
-                yield _Bench(plan, device, row, row.problem(dtype)).measure()
-
-
-def random_tensors(problem: Problem, seed: int = 0, with_gradient: bool = True) -> dict[str, Any]:
-    """Reproducible torch tensors on the GPU: q, k, v and, with a gradient, dout."""
-    import torch
-
-    generator = torch.Generator("cuda").manual_seed(seed)
-    dtype = getattr(torch, problem.dtype)
-
-    def draw(heads: int, channels: int) -> Any:
-        shape = (problem.batch, *problem.spatial, heads, channels)
-        values = torch.randn(shape, generator=generator, device="cuda", dtype=dtype)
-        # Some of the mean is lost with a lost term; half sums overflow for a large one.
-        return values.add_(0.25)
-
-    tensors = {
-        "q": draw(problem.heads, problem.head_dim),
-        "k": draw(problem.kv_heads, problem.head_dim),
-        "v": draw(problem.kv_heads, problem.value_dim),
-    }
-    if with_gradient:
-        tensors["dout"] = draw(problem.heads, problem.value_dim)
-    return tensors
+    meter = Meter() if meter is None else meter
+    # torch collects garbage before each capture: what is there now need not be looked at again.
+    gc.freeze()
+    try:
+        for row in plan.rows:
+            for dtype in plan.dtypes:
+                with meter.stream():
+                    yield _Bench(plan, device, meter, row, row.problem(dtype)).measure()
+    finally:
+        gc.unfreeze()
 
 
 def _is_rough(found: Deviation) -> bool:
@@ -100,9 +84,13 @@ def _is_rough(found: Deviation) -> bool:
 class _Bench:
     """One problem in one dtype."""
 
-    def __init__(self, plan: Plan, device: DeviceSpec, row: Row, problem: Problem) -> None:
+    def __init__(
+        self, plan: Plan, device: DeviceSpec, meter: Meter, row: Row, problem: Problem
+    ) -> None:
         self._plan = plan
+        self._meter = meter
         self._problem = problem
+        self._sinks = row.sinks
         self._found = Measurement(row.suite, row.name, problem)
         self._count = max(1, min(_MOST_SETS, -(-2 * device.l2_bytes // problem.least_bytes)))
         self._sets: list[dict[str, Any]] = []
@@ -115,9 +103,19 @@ class _Bench:
         for implementation in self._plan.implementations:
             self._found.records[implementation.name] = Record()
         with_gradient = any(direction != "forward" for direction in self._plan.directions)
+        with_weights = any(direction in PIECES for direction in self._plan.directions)
         try:
             for seed in range(self._count):
-                self._sets.append(random_tensors(self._problem, seed, with_gradient))
+                self._sets.append(
+                    random_tensors(
+                        self._problem,
+                        seed,
+                        with_gradient,
+                        with_weights,
+                        self._sinks,
+                        self._meter.place,
+                    )
+                )
         except torch.OutOfMemoryError:
             for record in self._found.records.values():
                 record.refused |= dict.fromkeys(self._plan.directions, "the inputs do not fit")
@@ -135,7 +133,7 @@ class _Bench:
                 record.times[direction] = found
                 record.is_graph[direction] = repeats[name].is_graph
             repeats.clear()
-            torch.cuda.empty_cache()
+            self._meter.settle()
         return self._found
 
     def _guarded(self, implementation: Implementation, direction: Direction) -> Repeat | None:
@@ -151,19 +149,18 @@ class _Bench:
             record.refused[direction] = "memory is short"
         except Exception as error:  # a peer may raise anything; a run of hours goes on
             record.refused[direction] = f"{type(error).__name__}: {str(error).strip()[:300]}"
-        torch.cuda.empty_cache()
-        torch.cuda.synchronize()  # raises where the device is lost, which ends the run
+        self._meter.settle()  # raises where the device is lost, which ends the run
         return None
 
     def _ready(
         self, implementation: Implementation, direction: Direction, record: Record
     ) -> Repeat:
-        import torch
-
         if monotonic() - self._start > self._plan.limit_s:
             raise Refused(f"no time left of {self._plan.limit_s:g} s for the problem")
+        if self._sinks and not implementation.is_ours:
+            raise Refused("is called without tokens beside the grid")
         needed = implementation.memory_bytes(self._problem, direction)
-        free = torch.cuda.mem_get_info()[0]
+        free = self._meter.free_bytes()
         if needed > free:
             raise Refused(
                 f"takes {needed / 2**30:.1f} GiB beside its inputs, and {free / 2**30:.1f} are free"
@@ -172,13 +169,19 @@ class _Bench:
         least_s = flops(computed, direction) / _FASTEST_FLOPS
         if least_s > self._plan.limit_s:
             raise Refused(f"takes {least_s:.0f} s or more of {self._plan.limit_s:g} s")
+        check = self._check(computed)
+        if direction != "forward" and not check.reaches_keys:
+            raise Refused("has gradients that are too large to be checked")
         works = [implementation.work(self._problem, tensors, direction) for tensors in self._sets]
         record.about[direction] = dict(works[0].about)
-        results, record.peak_bytes[direction] = self._run_once(works[0], direction)
-        check = self._check(computed)
-        deviations = check.deviations(results)
+        kept, record.peak_bytes[direction] = self._meter.run(
+            works[0].run,
+            self._sets[0]["weights" if direction in ("qk", "av_backward") else "q"],
+            1 if direction in ("forward", "qk", "av") else 3,
+        )
+        deviations = check.deviations(works[0].read(kept), direction)
         record.deviations[direction] = deviations
-        del results
+        del kept
         complaints = [
             found.complaint
             for found in deviations.values()
@@ -186,27 +189,7 @@ class _Bench:
         ]
         if complaints:
             raise Refused(f"wrong: {'; '.join(complaints)}")
-        return Repeat([work.run for work in works])
-
-    def _run_once(self, work: Work, direction: Direction) -> tuple[dict[str, Any], int]:
-        """Results, and the most memory that was held; memory is poisoned before."""
-        import torch
-
-        def poison() -> None:
-            dtype = getattr(torch, self._problem.dtype)
-            shape = self._sets[0]["q"].shape
-            count = 1 if direction == "forward" else 3
-            kept = [torch.full(shape, math.nan, dtype=dtype, device="cuda") for _ in range(count)]
-            del kept
-
-        poison()
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        kept = work.run()
-        torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated() - before
-        return dict(work.read(kept)), peak
+        return self._meter.repeat([work.run for work in works])
 
     def _check(self, problem: Problem) -> Check:
         if problem not in self._checks:

@@ -16,15 +16,25 @@ from ..arrays import library_of
 from ..problem import Problem
 from ..tolerance import Deviation, deviation
 from .exact import Place, Rows, key_products, key_rows, query_rows
+from .exact_products import product_rows
+from .implementations import PIECES
 
 __all__ = ["Check"]
 
 _QUERIES = 48
+_LEAST_QUERIES = 8
 _MOST_KEYS = 16
 _LEAST_KEYS = 2
 
-# Pairs of a query and a key over all rows of dK and dV.
+# Elements of a result that are looked at together.
+_ELEMENTS = 1 << 28
+
+# Channels of all keys that all checked queries see.
+_QUERY_ELEMENTS = 1 << 31
+
+# Pairs of a query and a key over all rows of dK and dV, and for one row at most.
 _KEY_PAIRS = 1 << 31
+_MOST_KEY_PAIRS = 1 << 34
 
 
 class Check:
@@ -34,9 +44,15 @@ class Check:
     ----------
     problem : Problem
     tensors : mapping
-        Contiguous torch tensors ``q``, ``k``, ``v`` and, for gradients, ``dout``.
+        Contiguous torch tensors ``q``, ``k``, ``v`` and, for gradients, ``dout``; ``weights`` for
+        single products of stored weights.
     seed : int, optional
         Decides the places.
+
+    Attributes
+    ----------
+    reaches_keys : bool
+        Whether exact rows of dK and dV are affordable.
     """
 
     def __init__(self, problem: Problem, tensors: Mapping[str, Any], seed: int = 0) -> None:
@@ -44,26 +60,45 @@ class Check:
         self._tensors = tensors
         self._scale = problem.head_dim**-0.5
         generator = np.random.default_rng(seed)
-        self._queries = _places(problem, problem.heads, _QUERIES, generator)
+        elements = problem.window * max(problem.head_dim, problem.value_dim)
+        queries = max(_LEAST_QUERIES, min(_QUERIES, _QUERY_ELEMENTS // elements))
+        self._queries = _places(problem, problem.heads, queries, generator)
         keys = _places(problem, problem.kv_heads, _MOST_KEYS, generator)
         # A key in the middle has the most queries; corners come first.
         pairs = max(key_products(problem, place) for place in keys) * problem.head_group
+        self.reaches_keys = pairs <= _MOST_KEY_PAIRS
         self._keys = keys[: max(_LEAST_KEYS, min(_MOST_KEYS, _KEY_PAIRS // max(pairs, 1)))]
 
-    def deviations(self, results: Mapping[str, Any]) -> dict[str, Deviation]:
-        """Measure any of `out`, `dq`, `dk` and `dv`, each as large as its tensor."""
+    def deviations(
+        self, results: Mapping[str, Any], direction: str = "forward+backward"
+    ) -> dict[str, Deviation]:
+        """Measure results, each as large as its tensor.
+
+        Parameters
+        ----------
+        results : mapping
+            Any of `out`, `dq`, `dk` and `dv`; of a single product, what it gives.
+        direction : str, optional
+            Tells single products, which have other results of the same names.
+        """
         found = {}
+        exact = self._product(direction) if direction in PIECES else None
         for name, result in results.items():
             of_keys = name in ("dk", "dv")
-            rows = (self._key_rows if of_keys else self._query_rows)[name]
+            of_attention = self._key_rows if of_keys else self._query_rows
+            rows = (of_attention if exact is None else exact)[name]
             places = self._keys if of_keys else self._queries
             found[name] = self._deviation(name, result, rows, places)
         return found
 
+    def _product(self, operation: str) -> dict[str, Rows]:
+        piece = next(piece for piece in PIECES if piece == operation)
+        return product_rows(self._problem, piece, self._tensors, self._queries, self._keys)
+
     def _deviation(self, name: str, result: Any, rows: Rows, places: list[Place]) -> Deviation:
         import torch
 
-        wrong = int((~torch.isfinite(result)).sum())
+        wrong = _count_bad(result, is_scores=name == "scores")
         if wrong:
             return Deviation(complaint=f"{name}: {wrong} of {result.numel()} elements not finite")
         picked = torch.stack([result[(place.batch, *place.token, place.head)] for place in places])
@@ -74,12 +109,25 @@ class Check:
         )
 
     @cached_property
-    def _query_rows(self) -> dict[str, Rows]:
+    def _query_rows(self) -> Mapping[str, Rows]:
         return query_rows(self._problem, self._scale, self._tensors, self._queries)
 
     @cached_property
-    def _key_rows(self) -> dict[str, Rows]:
+    def _key_rows(self) -> Mapping[str, Rows]:
         return key_rows(self._problem, self._scale, self._tensors, self._keys)
+
+
+def _count_bad(result: Any, is_scores: bool) -> int:
+    """Elements that no result has; a part at a time, as results may fill most of the memory."""
+    import torch
+
+    step = max(1, _ELEMENTS * result.shape[1] // max(1, result.numel()))
+    count = 0
+    for part in result.split(step, dim=1):
+        # Empty slots of causal windows hold a score of -inf.
+        bad = torch.isnan(part) if is_scores else ~torch.isfinite(part)
+        count += int(bad.sum())
+    return count
 
 
 def _places(

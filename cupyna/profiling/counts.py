@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..execution import Choice
-from ..geometry import Axis
 from ..problem import DeviceSpec, Problem
-from ..tiles import TilePlan
+from ..tiles import TilePlan, axis_pairs
 
 __all__ = ["CallCounts", "Pass", "call_counts", "useful_pairs"]
 
@@ -53,24 +52,33 @@ class CallCounts:
 
 def useful_pairs(problem: Problem) -> int:
     """Pairs of a query and a key of its window, over all heads and batch entries."""
-    return problem.batch * problem.heads * math.prod(map(_axis_pairs, problem.axes))
+    return problem.batch * problem.heads * math.prod(map(axis_pairs, problem.axes))
 
 
-def _axis_pairs(axis: Axis) -> int:
-    if not axis.is_causal:  # every window is full, in an axis of millions of tokens, too
-        return axis.length * axis.kernel_size
-    begins, ends = axis.windows()
-    return int((ends - begins).sum())
+def call_counts(
+    problem: Problem,
+    operation: Pass,
+    choice: Choice,
+    spec: DeviceSpec,
+    stores_weights: bool = True,
+) -> CallCounts:
+    """Count one pass as a backend would run it.
 
-
-def call_counts(problem: Problem, operation: Pass, choice: Choice, spec: DeviceSpec) -> CallCounts:
-    """Count one pass as a backend would run it."""
+    Parameters
+    ----------
+    problem : Problem
+    operation : {"forward", "backward"}
+    choice : Choice
+    spec : DeviceSpec
+    stores_weights : bool, optional
+        Whether the workspace holds weights; anything else in it is written once and read once.
+    """
     of_keys, of_values = _PRODUCTS[operation]
     flops = 2 * (of_keys * problem.head_dim + of_values * problem.value_dim)
     pairs = useful_pairs(problem)
     computed = max(choice.computed_products, pairs)
     least = _least_bytes(problem, operation)
-    passes, arrays = _WEIGHT_PASSES[operation]
+    passes, arrays = _WEIGHT_PASSES[operation] if stores_weights else (2, 1)
     stored = passes * choice.workspace_bytes // arrays
     in_memory = stored if choice.workspace_bytes > spec.l2_bytes else 0
     return CallCounts(

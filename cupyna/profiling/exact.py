@@ -17,7 +17,19 @@ import numpy as np
 
 from ..problem import Problem
 
-__all__ = ["Place", "Rows", "key_rows", "query_rows"]
+__all__ = [
+    "Place",
+    "Rows",
+    "as_rows",
+    "by_token",
+    "grid_tokens",
+    "join_rows",
+    "key_boxes",
+    "key_products",
+    "key_rows",
+    "query_rows",
+    "window_tokens",
+]
 
 # Elements of one intermediate; a few of them are alive at a time.
 _ELEMENTS = 1 << 25
@@ -47,13 +59,16 @@ class Rows:
 def query_rows(
     problem: Problem, scale: float, tensors: Mapping[str, Any], places: list[Place]
 ) -> dict[str, Rows]:
-    """Rows of `out`, and of `dq` if `tensors` has `dout`, at some queries."""
+    """Rows of `out`, and of `dq` if `tensors` has `dout`, at some queries.
+
+    ``sink_k`` and ``sink_v``, ``[batch, tokens, heads, channels]``, are seen beside every window.
+    """
     step = max(1, _ELEMENTS // (problem.window * max(problem.head_dim, problem.value_dim)))
     parts = [
         _query_chunk(problem, scale, tensors, places[first : first + step])
         for first in range(0, len(places), step)
     ]
-    return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+    return {name: join_rows([part[name] for part in parts]) for name in parts[0]}
 
 
 def key_rows(
@@ -61,27 +76,27 @@ def key_rows(
 ) -> dict[str, Rows]:
     """Rows of `dk` and `dv` at some keys."""
     found = [_key(problem, scale, tensors, place) for place in places]
-    return {name: _joined([part[name] for part in found]) for name in ("dk", "dv")}
+    return {name: join_rows([part[name] for part in found]) for name in ("dk", "dv")}
 
 
 def key_products(problem: Problem, place: Place) -> int:
     """Pairs of a query and a key that one row of `dk` takes."""
-    boxes = _key_boxes(problem, place)
+    boxes = key_boxes(problem, place)
     return math.prod(len(box.queries) * len(box.keys) for box in boxes)
 
 
-def _joined(parts: list[Rows]) -> Rows:
+def join_rows(parts: list[Rows]) -> Rows:
     return Rows(*(
         np.concatenate([getattr(part, name) for part in parts])
         for name in ("exact", "emulated", "magnitude")
     ))  # fmt: skip
 
 
-def _rows(exact: Any, emulated: Any, magnitude: Any) -> Rows:
+def as_rows(exact: Any, emulated: Any, magnitude: Any) -> Rows:
     return Rows(*(tensor.cpu().double().numpy() for tensor in (exact, emulated, magnitude)))
 
 
-def _flat(problem: Problem, tensor: Any) -> Any:
+def by_token(problem: Problem, tensor: Any) -> Any:
     """``[batch, tokens, heads, channels]``."""
     return tensor.reshape(problem.batch, problem.tokens, *tensor.shape[-2:])
 
@@ -92,7 +107,7 @@ def _query_chunk(
     import torch
 
     device, dtype = tensors["q"].device, tensors["q"].dtype
-    flat, inside = _windows(problem, places)
+    flat, inside = window_tokens(problem, places)
     keys = torch.from_numpy(flat).to(device)
     seen = torch.from_numpy(inside).to(device)
     batch = torch.tensor([place.batch for place in places], device=device)
@@ -103,13 +118,20 @@ def _query_chunk(
     )
 
     def of_query(name: str) -> Any:
-        return _flat(problem, tensors[name])[batch, own, heads]
+        return by_token(problem, tensors[name])[batch, own, heads]
 
     def of_keys(name: str) -> Any:
-        kv_heads = (heads // problem.head_group)[:, None]
-        return _flat(problem, tensors[name])[batch[:, None], keys, kv_heads]
+        kv_heads = heads // problem.head_group
+        rows = by_token(problem, tensors[name])[batch[:, None], keys, kv_heads[:, None]]
+        if f"sink_{name}" not in tensors:
+            return rows
+        beside = tensors[f"sink_{name}"][batch, :, kv_heads]
+        return torch.cat([rows, beside], 1)
 
     q, k, v = of_query("q"), of_keys("k"), of_keys("v")
+    if "sink_k" in tensors:
+        everywhere = torch.ones(len(places), tensors["sink_k"].shape[1], dtype=torch.bool)
+        seen = torch.cat([seen, everywhere.to(device)], 1)
     dout = of_query("dout") if "dout" in tensors else None
 
     def weigh(weights: Any, rows: Any) -> Any:
@@ -126,8 +148,8 @@ def _query_chunk(
     q32, k32, v32 = q.float(), k.float(), v.float()
     scores32 = (scale * dot(q32, k32)).masked_fill(~seen, -math.inf)
     raw = (scores32 - scores32.amax(-1, keepdim=True)).exp()
-    out32 = weigh(_as_stored(raw, dtype), v32) / raw.sum(-1, keepdim=True)
-    rows = {"out": _rows(out, out32, weigh(weights, v64.abs()))}
+    out32 = weigh(as_stored(raw, dtype), v32) / raw.sum(-1, keepdim=True)
+    rows = {"out": as_rows(out, out32, weigh(weights, v64.abs()))}
     if dout is None:
         return rows
     do64, do32 = dout.double(), dout.float()
@@ -138,20 +160,20 @@ def _query_chunk(
     magnitude = weights * terms * (1 + size.amax(-1, keepdim=True))
     delta32 = (do32 * out.to(dtype).float()).sum(-1, keepdim=True)
     dscores32 = (scores32 - lse.float()).exp() * (dot(do32, v32) - delta32)
-    rows["dq"] = _rows(
+    rows["dq"] = as_rows(
         scale * weigh(dscores, k64),
-        scale * weigh(_as_stored(dscores32, dtype), k32),
+        scale * weigh(as_stored(dscores32, dtype), k32),
         abs(scale) * weigh(magnitude, k64.abs()),
     )
     return rows
 
 
-def _as_stored(weights: Any, dtype: Any) -> Any:
+def as_stored(weights: Any, dtype: Any) -> Any:
     """Weights as the second product reads them: no wider than the inputs."""
     return weights.to(dtype).to(weights.dtype) if dtype.itemsize < 4 else weights
 
 
-def _windows(problem: Problem, places: list[Place]) -> tuple[np.ndarray, np.ndarray]:
+def window_tokens(problem: Problem, places: list[Place]) -> tuple[np.ndarray, np.ndarray]:
     """Key tokens of each query's window slots, ``[rows, window]``, and which slots hold one."""
     rank, rows = problem.rank, len(places)
     flat = np.zeros((rows,) + (1,) * rank, np.int64)
@@ -174,16 +196,22 @@ def _windows(problem: Problem, places: list[Place]) -> tuple[np.ndarray, np.ndar
 
 
 @dataclass(frozen=True, slots=True)
-class _Box:
-    """Along one axis: the queries that see a key, every key they see, and which sees which."""
+class Box:
+    """Along one axis: the queries that see a key, and every key they see.
+
+    `begins` and `ends` bound what each query sees of the box. `slots` is where in each query's
+    window the key is, and `column` where in the box.
+    """
 
     queries: np.ndarray
     keys: np.ndarray
-    seen: np.ndarray
+    begins: np.ndarray
+    ends: np.ndarray
+    slots: np.ndarray
     column: int
 
 
-def _key_boxes(problem: Problem, place: Place) -> list[_Box]:
+def key_boxes(problem: Problem, place: Place) -> list[Box]:
     boxes = []
     for axis, token in zip(problem.axes, place.token, strict=True):
         group, position = token % axis.dilation, token // axis.dilation
@@ -193,17 +221,19 @@ def _key_boxes(problem: Problem, place: Place) -> list[_Box]:
         first = int(begins.min(initial=position))
         keys = np.arange(first, int(ends.max(initial=position + 1)))
         boxes.append(
-            _Box(
+            Box(
                 queries=group + queries * axis.dilation,
                 keys=group + keys * axis.dilation,
-                seen=(begins[:, None] <= keys) & (keys < ends[:, None]),
+                begins=begins - first,
+                ends=ends - first,
+                slots=position - begins,
                 column=position - first,
             )
         )
     return boxes
 
 
-def _grid(problem: Problem, tokens: list[np.ndarray]) -> np.ndarray:
+def grid_tokens(problem: Problem, tokens: list[np.ndarray]) -> np.ndarray:
     """Flat tokens of a product of tokens along each axis."""
     flat: np.ndarray = np.ravel_multi_index(np.ix_(*tokens), problem.spatial).reshape(-1)
     return flat
@@ -215,11 +245,11 @@ def _key(
     import torch
 
     dtype, device = tensors["q"].dtype, tensors["q"].device
-    boxes = _key_boxes(problem, place)
-    queries = torch.from_numpy(_grid(problem, [box.queries for box in boxes])).to(device)
-    keys = torch.from_numpy(_grid(problem, [box.keys for box in boxes])).to(device)
+    boxes = key_boxes(problem, place)
+    queries = torch.from_numpy(grid_tokens(problem, [box.queries for box in boxes])).to(device)
+    keys = torch.from_numpy(grid_tokens(problem, [box.keys for box in boxes])).to(device)
     column = int(np.ravel_multi_index([box.column for box in boxes], [len(b.keys) for b in boxes]))
-    k, v = (_flat(problem, tensors[name])[place.batch, keys, place.head] for name in ("k", "v"))
+    k, v = (by_token(problem, tensors[name])[place.batch, keys, place.head] for name in ("k", "v"))
     k64, v64 = k.double(), v.double()
     largest_shift = 1.0
     sums: dict[str, Any] = {}
@@ -231,7 +261,7 @@ def _key(
     step = max(1, _ELEMENTS // max(len(keys), problem.head_dim))
     group = range(place.head * problem.head_group, (place.head + 1) * problem.head_group)
     for head, part in ((h, p) for h in group for p in _parts(len(queries), step)):
-        rows = [_flat(problem, tensors[name])[place.batch, queries[part], head]
+        rows = [by_token(problem, tensors[name])[place.batch, queries[part], head]
                 for name in ("q", "dout")]  # fmt: skip
         q, dout = (row.double() for row in rows)
         q32, dout32 = (row.float() for row in rows)
@@ -249,8 +279,8 @@ def _key(
         weight32 = weight32 * seen[:, column]
         delta32 = (dout32 * out.to(dtype).float()).sum(-1)
         dscore32 = weight32 * (dout32 @ v[column].float() - delta32)
-        add("dk32", scale * (_as_stored(dscore32, dtype) @ q32))
-        add("dv32", _as_stored(weight32, dtype) @ dout32)
+        add("dk32", scale * (as_stored(dscore32, dtype) @ q32))
+        add("dv32", as_stored(weight32, dtype) @ dout32)
         size = (abs(scale) * (q.abs() @ k64.abs().T)).masked_fill(~seen, 0).amax(-1)
         terms = dout.abs() @ v64[column].abs() + (dout * out).abs().sum(-1)
         add("dk size", abs(scale) * ((weight * terms * (1 + size)) @ q.abs()))
@@ -261,7 +291,7 @@ def _key(
         sums = {"dk": dk, "dk32": dk, "dk size": dk, "dv": dv, "dv32": dv, "dv size": dv}
     sums["dv size"] = sums["dv size"] * largest_shift
     return {
-        name: _rows(*(sums[part][None] for part in (name, f"{name}32", f"{name} size")))
+        name: as_rows(*(sums[part][None] for part in (name, f"{name}32", f"{name} size")))
         for name in ("dk", "dv")
     }
 
@@ -270,14 +300,15 @@ def _parts(count: int, step: int) -> Iterator[slice]:
     return (slice(first, min(first + step, count)) for first in range(0, count, step))
 
 
-def _seen(boxes: list[_Box], rows: tuple[np.ndarray, ...], device: Any) -> Any:
+def _seen(boxes: list[Box], rows: tuple[np.ndarray, ...], device: Any) -> Any:
     """Which keys of the box each of some queries sees, ``[queries, keys]``."""
     import torch
 
-    seen = torch.ones((len(rows[0]),) + (1,) * len(boxes), dtype=torch.bool, device=device)
+    rank = len(boxes)
+    seen = torch.ones((len(rows[0]),) + (1,) * rank, dtype=torch.bool, device=device)
     for i, (box, row) in enumerate(zip(boxes, rows, strict=True)):
-        own = torch.from_numpy(box.seen[row]).to(device)
-        seen = (
-            seen & own[(slice(None), *(slice(None) if j == i else None for j in range(len(boxes))))]
-        )
+        begins, ends = (torch.from_numpy(b[row]).to(device) for b in (box.begins, box.ends))
+        keys = torch.arange(len(box.keys), device=device)
+        own = (begins[:, None] <= keys) & (keys < ends[:, None])
+        seen = seen & own[(slice(None), *(slice(None) if j == i else None for j in range(rank)))]
     return seen.reshape(len(rows[0]), -1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol
 
-from .. import api
+from .. import api, operations
 from ..arrays import Device, library_of
 from ..dispatch import backends, select
 from ..execution import Backend, Execution
@@ -15,17 +15,24 @@ from ..problem import METHODS, DeviceSpec, Method, Operation, Problem
 
 __all__ = [
     "DIRECTIONS",
+    "PIECES",
     "Direction",
     "Forced",
     "Implementation",
     "Ours",
+    "Piece",
     "Refused",
     "Work",
     "ours",
 ]
 
-Direction = Literal["forward", "backward", "forward+backward"]
+Piece = Literal["qk", "av", "qk_backward", "av_backward"]
+Direction = Literal["forward", "backward", "forward+backward"] | Piece
+
 DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "forward+backward")
+
+# The single products of unfused methods, on weights in memory.
+PIECES: tuple[Piece, ...] = ("qk", "av", "qk_backward", "av_backward")
 
 Tensors = Mapping[str, Any]
 
@@ -43,7 +50,8 @@ class Work:
     run : callable
         Queues the work on torch's current stream; what it returns is kept for `read`.
     read : callable
-        Results in our layout by name (`out`, or `dq`, `dk` and `dv`); not part of the time.
+        Results in our layout by name (`out`, or `dq`, `dk` and `dv`; for single products
+        `scores`, `out`, `dq` and `dk`, or `dweights` and `dv`); not part of the time.
     about : dict
         What runs: kernel, tiles, configuration.
     """
@@ -114,6 +122,10 @@ class Ours:
             "kernel_size": problem.kernel_size, "stride": problem.stride,
             "dilation": problem.dilation, "is_causal": problem.is_causal, "method": self._method,
         }  # fmt: skip
+        if direction in PIECES:
+            return _piece(direction, tensors, options, about)
+        if "sink_k" in tensors:
+            return _with_sinks(direction, tensors, options, about)
         forward = partial(api.neighborhood_attention, q, k, v, **options)
         if direction == "forward":
             return Work(forward, lambda out: {"out": out}, about)
@@ -159,6 +171,8 @@ class Forced:
         )
 
     def work(self, problem: Problem, tensors: Tensors, direction: Direction) -> Work:
+        if direction in PIECES or "sink_k" in tensors:
+            raise Refused("single products and tokens beside the grid are timed by method")
         about: dict[str, Any] = {}
         for operation in _operations(direction):
             refusals = self._backend.refusals(problem, operation, self._device)
@@ -234,11 +248,41 @@ def gradients(results: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _operations(direction: Direction) -> tuple[Operation, ...]:
-    return {
-        "forward": ("forward",),
-        "backward": ("backward",),
-        "forward+backward": ("forward", "backward"),
-    }[direction]  # type: ignore[return-value]
+    return ("forward", "backward") if direction == "forward+backward" else (direction,)
+
+
+def _with_sinks(
+    direction: Direction, tensors: Tensors, options: Mapping[str, Any], about: Mapping[str, Any]
+) -> Work:
+    """The window and tokens that every query sees, merged by their log-sum-exps."""
+    if direction != "forward":
+        raise Refused("tokens beside the grid are timed forward")
+    from ..torch import neighborhood_attention
+
+    q, k, v, keys, values = (tensors[name] for name in ("q", "k", "v", "sink_k", "sink_v"))
+    run = partial(
+        neighborhood_attention, q, k, v, additional_keys=keys, additional_values=values, **options
+    )
+    return Work(run, lambda out: {"out": out}, about)
+
+
+def _piece(
+    piece: Direction, tensors: Tensors, options: Mapping[str, Any], about: Mapping[str, Any]
+) -> Work:
+    q, k, v = (tensors[name] for name in ("q", "k", "v"))
+    weights = tensors["weights"]
+    if piece == "qk":
+        run = partial(operations.na_qk, q, k, **options)
+        return Work(run, lambda scores: {"scores": scores}, about)
+    if piece == "av":
+        return Work(partial(operations.na_av, weights, v, **options), lambda o: {"out": o}, about)
+    if piece == "qk_backward":
+        run, names = partial(operations.na_qk_backward, weights, q, k, **options), ("dq", "dk")
+    else:
+        dout = tensors["dout"]
+        run = partial(operations.na_av_backward, dout, weights, v, **options)
+        names = ("dweights", "dv")
+    return Work(run, lambda results: dict(zip(names, results, strict=True)), about)
 
 
 def _about(

@@ -93,8 +93,8 @@ def _call_once(given: Mapping[str, Any]) -> None:
 
     from ..arrays import Device
     from ..devices import device_spec
-    from .bench import random_tensors
     from .implementations import DIRECTIONS, ours
+    from .meter import random_tensors
 
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value

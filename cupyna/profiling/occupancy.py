@@ -7,10 +7,11 @@ from fnmatch import fnmatchcase
 
 from ..kernels.manifest import VARIANTS
 from ..kernels.resources import read_golden
+from ..kernels.store import default_store
 from ..kernels.variant import Variant, architecture_of
 from .gpus import multiprocessor
 
-__all__ = ["Occupancy", "occupancies"]
+__all__ = ["Occupancy", "occupancies", "occupancy"]
 
 # Registers are handed out to a warp in parts of this many, and shared memory to a block likewise.
 _REGISTER_PART = 256
@@ -49,11 +50,13 @@ def occupancies(kernel: str, compute_capability: tuple[int, int]) -> tuple[Occup
 
     A pattern stands for those that read whole vectors, as they do where rows are aligned.
     """
+    store = default_store()
     _, golden = read_golden()
     limits = multiprocessor(compute_capability)
     found = []
+    pattern = f"{kernel}*" if "*" in kernel else kernel
     for variant in VARIANTS:
-        if limits is None or not fnmatchcase(variant.symbol, f"{kernel}*"):
+        if limits is None or not fnmatchcase(variant.symbol, pattern):
             continue
         if "*" in kernel and ("VECTOR", 0) in variant.defines:
             continue
@@ -61,17 +64,20 @@ def occupancies(kernel: str, compute_capability: tuple[int, int]) -> tuple[Occup
             arch = architecture_of(variant, compute_capability)
         except ValueError:
             continue
-        resources = golden.get(variant.symbol, {}).get(arch)
+        record = store.record(variant, arch)
+        recorded = golden.get(variant.symbol, {}).get(arch)
+        resources = recorded if record is None else record.resources
         if resources is not None:
             found.append(
-                _occupancy(variant, compute_capability, resources.registers, resources.smem_bytes)
+                occupancy(variant, compute_capability, resources.registers, resources.smem_bytes)
             )
     return tuple(found)
 
 
-def _occupancy(
+def occupancy(
     variant: Variant, compute_capability: tuple[int, int], registers: int, static_bytes: int
 ) -> Occupancy:
+    """How many blocks of a kernel fit, by the registers and static shared memory it takes."""
     limits = multiprocessor(compute_capability)
     assert limits is not None
     warps = -(-variant.threads // _WARP)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 from ..problem import Problem
@@ -42,6 +42,8 @@ class Row:
     stride, dilation : tuple of int, optional
         1 along every axis by default.
     is_causal : tuple of bool, optional
+    sinks : int, optional
+        Tokens beside the grid that every query sees; they are no part of the problem.
     """
 
     suite: str
@@ -53,7 +55,8 @@ class Row:
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
-    is_causal: tuple[bool, ...] = field(default=())
+    is_causal: tuple[bool, ...] = ()
+    sinks: int = 0
 
     def problem(self, dtype: str) -> Problem:
         """The row as a problem."""
@@ -146,23 +149,24 @@ def _longest() -> Iterator[Row]:
 
 def _patterns() -> Iterator[Row]:
     """One window, and what stride, dilation and causality make of it."""
-    for name, stride, dilation, is_causal in (
-        ("sliding", 1, 1, False),
-        ("strided", 128, 1, False),
-        ("blocked", 1024, 1, False),
-        ("dilated", 1, 8, False),
-        ("causal", 1, 1, True),
+    for name, stride, dilation, is_causal, sinks in (
+        ("sliding", 1, 1, False, 0),
+        ("strided", 128, 1, False, 0),
+        ("blocked", 1024, 1, False, 0),
+        ("dilated", 1, 8, False, 0),
+        ("causal", 1, 1, True, 0),
+        ("causal with 4 sinks", 1, 1, True, 4),
     ):
         yield Row(
             "patterns", f"sequence, {name}", 1, 16, 64, (16384,), (1024,),
-            (stride,), (dilation,), (is_causal,),
+            (stride,), (dilation,), (is_causal,), sinks,
         )  # fmt: skip
     for name, stride, dilation, is_causal in (
         ("sliding", 1, 1, False),
         ("strided", 4, 1, False),
         ("blocked", 16, 1, False),
         ("dilated", 1, 8, False),
-        ("causal along one axis", 1, 1, True),
+        ("causal in one axis", 1, 1, True),
     ):
         yield Row(
             "patterns", f"image, {name}", 1, 16, 64, (128, 128), (16, 16),

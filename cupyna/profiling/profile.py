@@ -138,11 +138,12 @@ def predicted(
         for name in names:
             line = Line(name, operation)
             try:
-                choice = _backend(name, problem, operation, spec).choice(problem, operation, spec)
+                backend = _backend(name, problem, operation, spec)
             except ValueError as error:
                 line.refusal = str(error)
             else:
-                _fill(line, problem, choice, spec)
+                choice = backend.choice(problem, operation, spec)
+                _fill(line, problem, choice, spec, backend.method != "fused")
                 line.time_us = choice.time_us
                 line.peak_bytes = choice.workspace_bytes + _result_bytes(problem, operation)
             lines.append(line)
@@ -191,10 +192,12 @@ def _result_bytes(problem: Problem, operation: Pass) -> int:
     return problem.batch * problem.tokens * channels * problem.item_bytes
 
 
-def _fill(line: Line, problem: Problem, choice: Choice, spec: DeviceSpec) -> None:
+def _fill(
+    line: Line, problem: Problem, choice: Choice, spec: DeviceSpec, stores_weights: bool
+) -> None:
     line.kernel = choice.kernel
     line.q_tile, line.kv_tile = choice.q_tile, choice.kv_tile
-    line.counts = call_counts(problem, line.operation, choice, spec)
+    line.counts = call_counts(problem, line.operation, choice, spec, stores_weights)
     line.occupancy = occupancies(choice.kernel, spec.compute_capability)
 
 

@@ -138,7 +138,16 @@ def flops(problem: Problem, direction: str) -> int:
     pairs = useful_pairs(problem)
     forward = 2 * pairs * (problem.head_dim + problem.value_dim)
     backward = 2 * pairs * (3 * problem.head_dim + 2 * problem.value_dim)
-    return {"forward": forward, "backward": backward}.get(direction, forward + backward)
+    products = {
+        "forward": forward,
+        "backward": backward,
+        "forward+backward": forward + backward,
+        "qk": 2 * pairs * problem.head_dim,
+        "av": 2 * pairs * problem.value_dim,
+        "qk_backward": 4 * pairs * problem.head_dim,
+        "av_backward": 4 * pairs * problem.value_dim,
+    }
+    return products[direction]
 
 
 def environment(commit: str) -> dict[str, Any]:

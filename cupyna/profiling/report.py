@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
+from ..problem import METHODS
 from .problems import SUITES, rows
 from .records import Comparison, Measurement, flops
 
-__all__ = ["comparison_table", "problem_table", "summary", "table"]
+__all__ = ["comparison_table", "expectations", "leads", "problem_table", "summary", "table"]
 
 # Slower or faster than this is more than the noise of one machine.
 _NOISE = 0.03
@@ -40,6 +42,49 @@ def summary(found: Sequence[Measurement]) -> list[str]:
                 line = f"{name}, {direction}: {reason}"
                 reasons[line] = reasons.get(line, 0) + 1
     return [f"{count} x {line}" for line, count in reasons.items()]
+
+
+def leads(found: Sequence[Measurement]) -> list[str]:
+    """How each of our methods stands against everything else, over all problems."""
+    names = list(dict.fromkeys(name for measurement in found for name in measurement.records))
+    dtypes = list(dict.fromkeys(measurement.problem.dtype for measurement in found))
+    lines = []
+    for method, other in itertools.product(METHODS, names):
+        for direction, dtype in itertools.product(_all_directions(found), dtypes):
+            ratios = dict(_ratios(found, method, other, direction, dtype))
+            if method == other or not ratios:
+                continue
+            least = min(ratios, key=lambda name: ratios[name])
+            largest = max(ratios.values())
+            beaten = sum(ratio * (1 + _NOISE) >= 1 for ratio in ratios.values()) / len(ratios)
+            lines.append(
+                f"{method} over {other}, {direction}, {dtype}: "
+                f"{statistics.geometric_mean(ratios.values()):.2f}x ({ratios[least]:.2f}x at "
+                f"{least}, to {largest:.2f}x), {beaten:.0%} of {len(ratios)} matched or beaten"
+            )
+    return lines
+
+
+def expectations(found: Sequence[Measurement]) -> list[str]:
+    """How far the cost models are from what was measured, over all problems."""
+    ratios: dict[tuple[str, str, str], dict[str, float]] = {}
+    for measurement in found:
+        for name, record in measurement.records.items():
+            for direction, times in record.times.items():
+                about = record.about.get(direction, {}).get(direction, {})
+                if about.get("expected_us"):
+                    key = (name, direction, measurement.problem.dtype)
+                    ratio = times.median_us / about["expected_us"]
+                    ratios.setdefault(key, {})[measurement.name] = ratio
+    lines = []
+    for (name, direction, dtype), by_problem in ratios.items():
+        least, most = (end(by_problem, key=lambda name: by_problem[name]) for end in (min, max))
+        lines.append(
+            f"{name}, {direction}, {dtype}: measured over expected "
+            f"{statistics.geometric_mean(by_problem.values()):.2f}x, {by_problem[least]:.2f}x at "
+            f"{least}, {by_problem[most]:.2f}x at {most}"
+        )
+    return lines
 
 
 def comparison_table(compared: Sequence[Comparison]) -> tuple[Table, str]:
@@ -79,6 +124,23 @@ def problem_table() -> Table:
                 "x".join(map(str, row.spatial)), "x".join(map(str, row.kernel_size)),
             )  # fmt: skip
     return result
+
+
+def _all_directions(found: Sequence[Measurement]) -> list[str]:
+    return list(dict.fromkeys(way for measurement in found for way in _directions(measurement)))
+
+
+def _ratios(
+    found: Sequence[Measurement], method: str, other: str, direction: str, dtype: str
+) -> Iterator[tuple[str, float]]:
+    """How many times the method's time another takes, by problem."""
+    for measurement in found:
+        records = measurement.records
+        if measurement.problem.dtype == dtype and {method, other} <= set(records):
+            mine = records[method].times.get(direction)
+            theirs = records[other].times.get(direction)
+            if mine is not None and theirs is not None:
+                yield measurement.name, theirs.median_us / mine.median_us
 
 
 def _directions(measurement: Measurement) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 __all__ = ["Repeat", "Times", "interleave", "own_stream"]
 
 # One sample lasts at least this long, so that an event's resolution does not show.
-_SAMPLE_US = 3000.0
+_SAMPLE_US = 2000.0
 
 # Work that lasts longer hides its launches, also those of a library that takes milliseconds for
 # them; a graph would only hold its memory a second time.
@@ -65,20 +65,13 @@ class Repeat:
     """
 
     def __init__(self, runs: Sequence[Callable[[], Any]]) -> None:
-        import torch
-
         self._runs = runs
         self._graph: Any = None
         for run in runs:  # loads kernels and fills the memory pool: neither can be captured
             run()
         self._repeats = 1
         if self.sample_us() < _LONG_US:
-            torch.cuda.synchronize()
-            torch.cuda.empty_cache()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
-                self._kept = [run() for run in runs]
-            self._graph = graph
+            self._graph = self._captured()
         self.sample_us()
         self.call_us = self.sample_us()
         self._repeats = max(1, round(_SAMPLE_US / max(self.call_us * len(runs), 1.0)))
@@ -87,6 +80,20 @@ class Repeat:
     def is_graph(self) -> bool:
         """Whether a captured graph is replayed, so that no launch bounds its time."""
         return self._graph is not None
+
+    def _captured(self) -> Any:
+        """A graph of the work; None where memory is short or a library cannot be captured."""
+        import torch
+
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+                self._kept = [run() for run in self._runs]
+        except RuntimeError:
+            torch.cuda.synchronize()
+            return None
+        return graph
 
     def sample_us(self) -> float:
         """Time of one run, averaged over a few."""
@@ -110,7 +117,7 @@ class Repeat:
 
 
 def interleave(
-    repeats: Mapping[str, Repeat], rounds: int, limit_s: float = float("inf")
+    repeats: Mapping[str, Repeat], rounds: int, limit_s: float = 60.0
 ) -> dict[str, Times]:
     """Time several works against each other: one sample of each in every round.
 

@@ -11,8 +11,20 @@ from hypothesis import given, settings
 from cupyna.problem import Problem
 from cupyna.profiling.checks import Check
 from cupyna.profiling.exact import Place, key_rows, query_rows
-from cupyna.profiling.problems import SUITES, rows
-from cupyna.testing import Inputs, expected_backward, expected_forward, inputs, problems
+from cupyna.profiling.exact_products import product_rows
+from cupyna.profiling.implementations import PIECES
+from cupyna.profiling.problems import SUITES, find, rows
+from cupyna.testing import (
+    Inputs,
+    expected_av,
+    expected_av_backward,
+    expected_backward,
+    expected_forward,
+    expected_qk,
+    expected_qk_backward,
+    inputs,
+    problems,
+)
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
@@ -78,6 +90,32 @@ def test_rows_are_those_of_the_oracle(problem: Problem) -> None:
 
 
 @settings(max_examples=25)
+@given(problem=problems(dtypes=FLOATS, max_tokens=80))
+def test_rows_of_single_products_are_those_of_the_oracle(problem: Problem) -> None:
+    problem, given, tensors = _unbiased(problem)
+    if problem.batch == 0:
+        return
+    shape = (problem.batch, *problem.spatial, problem.heads, problem.window)
+    generator = np.random.default_rng(0)
+    weights = generator.standard_normal(shape).astype(given.q.dtype)
+    tensors["weights"] = torch.from_numpy(weights)
+    expected = {
+        "qk": {"scores": expected_qk(problem, given)},
+        "av": {"out": expected_av(problem, given, weights)},
+        "qk_backward": expected_qk_backward(problem, given, weights),
+        "av_backward": expected_av_backward(problem, given, weights),
+    }
+    places = _places(problem, problem.heads), _places(problem, problem.kv_heads)
+    for operation in PIECES:
+        found = product_rows(problem, operation, tensors, *places)
+        assert set(found) == set(expected[operation])
+        for name, of_name in found.items():
+            for part in ("exact", "magnitude"):
+                wanted = _in_order(np.asarray(getattr(expected[operation][name], part)))
+                np.testing.assert_allclose(getattr(of_name, part), wanted, rtol=1e-6, atol=1e-9)
+
+
+@settings(max_examples=25)
 @given(problem=problems(dtypes=("float32",), max_tokens=120))
 def test_a_check_passes_right_results_and_sees_a_wrong_corner(problem: Problem) -> None:
     problem, given, tensors = _unbiased(problem)
@@ -99,6 +137,14 @@ def test_a_check_passes_right_results_and_sees_a_wrong_corner(problem: Problem) 
         assert "not finite" in check.deviations({name: unwritten})[name].complaint
 
 
+def test_gradients_that_no_exact_row_is_affordable_for_are_told() -> None:
+    problem = find("context 1048576").problem("float16")
+    assert Check(problem, {}).reaches_keys
+    dense = dataclasses.replace(problem, kernel_size=problem.spatial)
+    assert not Check(dense, {}).reaches_keys
+    assert Check(find("C").problem("float16"), {}).reaches_keys
+
+
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_problem_is_valid_and_named_once(suite: str) -> None:
     found = [row.problem("float16") for row in rows(suite)]
@@ -107,7 +153,8 @@ def test_every_problem_is_valid_and_named_once(suite: str) -> None:
             assert 1 <= axis.stride <= axis.kernel_size
             assert axis.kernel_size * axis.dilation <= axis.length
     assert len({row.name for row in rows(suite)}) == len(found)
-    assert suite == "scaling" or len(set(found)) == len(found)
+    different = {(problem, row.sinks) for problem, row in zip(found, rows(suite), strict=True)}
+    assert suite == "scaling" or len(different) == len(found)
 
 
 def test_the_sweep_has_inputs_of_one_size() -> None:

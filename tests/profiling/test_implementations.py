@@ -10,7 +10,8 @@ from cupyna.devices import device_spec
 from cupyna.dispatch import backends
 from cupyna.problem import METHODS, Problem
 from cupyna.profiling.checks import Check
-from cupyna.profiling.implementations import DIRECTIONS, Refused, ours
+from cupyna.profiling.implementations import DIRECTIONS, PIECES, Refused, ours
+from cupyna.profiling.meter import random_tensors
 from cupyna.profiling.peers import PEERS, load
 from cupyna.profiling.peers.dense import Dense
 from cupyna.profiling.peers.flex import _block_mask, mask_function, tile_of, token_order
@@ -56,6 +57,47 @@ def test_methods_and_forced_backends_give_right_results(name: str, direction: st
     assert not any(deviation.complaint for deviation in found.values())
     assert all(about["backend"] and about["kernel"] for about in work.about.values())
     assert implementation.memory_bytes(problem, direction) >= 0
+
+
+@pytest.mark.parametrize("piece", PIECES)
+@pytest.mark.parametrize("name", ["naive", "gemm"])
+def test_single_products_are_checked_as_what_they_are(name: str, piece: str) -> None:
+    problem = _problem(stride=(2, 1), dilation=(2, 3), is_causal=(True, False))
+    tensors = _tensors(problem)
+    shape = (problem.batch, *problem.spatial, problem.heads, problem.window)
+    tensors["weights"] = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    (implementation,) = ours([name], CPU)
+    work = implementation.work(problem, tensors, piece)
+    results = dict(work.read(work.run()))
+    check = Check(problem, tensors)
+    found = check.deviations(results, piece)
+    assert found and not any(deviation.complaint for deviation in found.values())
+    for result in results.values():
+        result.view(-1)[-1] = 100.0
+    found = check.deviations(results, piece)
+    assert all(deviation.complaint for deviation in found.values())
+
+
+@pytest.mark.parametrize("name", ["naive", "fused"])
+def test_tokens_beside_the_grid_are_seen_by_every_query(name: str) -> None:
+    problem = _problem(is_causal=(False, True))
+    tensors = random_tensors(problem, sinks=3, place="cpu")
+    (implementation,) = ours([name], CPU)
+    work = implementation.work(problem, tensors, "forward")
+    out = work.read(work.run())["out"]
+    assert not Check(problem, tensors).deviations({"out": out})["out"].complaint
+    without = {part: tensor for part, tensor in tensors.items() if "sink" not in part}
+    assert Check(problem, without).deviations({"out": out})["out"].complaint
+    with pytest.raises(Refused):
+        implementation.work(problem, tensors, "backward")
+
+
+def test_single_products_need_stored_weights() -> None:
+    problem = _problem(dtype="bfloat16")
+    tensors = {**_tensors(problem), "weights": torch.ones(2, 8, 16, 2, 15, dtype=torch.bfloat16)}
+    for implementation in (*ours(["fused", "cpu-naive"], CPU), Dense("dense", "MATH")):
+        with pytest.raises(Refused):
+            implementation.work(problem, tensors, "qk")
 
 
 def test_an_unknown_method_is_named() -> None:

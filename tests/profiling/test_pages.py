@@ -1,17 +1,35 @@
-"""Tables of the documentation, from files of results."""
+"""Pages of the documentation, from files of results."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
-from cupyna.profiling.pages import page
+import numpy as np
+import pytest
+
+from cupyna.profiling.ceilings import Ceilings
+from cupyna.profiling.gpus import GPUS
+from cupyna.profiling.pages import PAGES, unmeasured, write_pages
+from cupyna.profiling.pages.cases import floor_us
+from cupyna.profiling.pages.first import page
+from cupyna.profiling.pages.results import load, machine
+from cupyna.profiling.problems import Row, rows
+from cupyna.profiling.profile import predicted
+from cupyna.profiling.records import Measurement, Record, flops, write
+from cupyna.profiling.timing import Times
+from cupyna.tolerance import Deviation
 
 TIMES = {"median_us": 1500.0, "least_us": 1400.0, "most_us": 1600.0}
 SLOWER = {**TIMES, "median_us": 3000.0}
+HEAD = {
+    "gpus": ["NVIDIA H200"], "driver": "580", "versions": {"cupyna": "0.1.0"}, "commit": "abc",
+    "rounds": 5, "ceilings": {"bytes_per_us": 4e6, "flops_per_us": {"float16": 7e8}},
+}  # fmt: skip
 
 
-def test_a_file_of_results_becomes_a_table(tmp_path: Path) -> None:
+def test_a_file_of_the_first_form_becomes_a_table(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     measurement = {
         "case": "H", "dtype": "float16", "batch": 32, "heads": 4, "head_dim": 32,
@@ -34,3 +52,164 @@ def test_a_file_of_results_becomes_a_table(tmp_path: Path) -> None:
         "| H | batch 32, 4 heads x 32, 112x112, window 7x7, dilation 8 | float16 "
         "| 1.500; peer 1.0 3.000 (2.0x) | 1.500 |"
     )
+
+
+def _measured(row: Row, dtype: str, times_us: dict[str, float]) -> Measurement:
+    found = Measurement(row.suite, row.name, row.problem(dtype))
+    for name, time_us in times_us.items():
+        record = Record()
+        for direction, factor in (("forward", 1), ("backward", 3), ("forward+backward", 4)):
+            if np.isnan(time_us):
+                record.refused[direction] = "takes 200.0 GiB beside its inputs"
+                continue
+            record.times[direction] = Times((time_us * factor,))
+            record.is_graph[direction] = True
+            record.peak_bytes[direction] = 1 << 20
+            rough = "out: rough" if "0.17.5" in name else ""
+            record.deviations[direction] = {"out": Deviation(complaint=rough)}
+        found.records[name] = record
+    return found
+
+
+@pytest.fixture(scope="module")
+def docs(tmp_path_factory) -> Path:
+    """Pages of results of every kind: fused is twice as fast as gemm, five times as naive."""
+    pytest.importorskip("matplotlib")
+    tmp_path = tmp_path_factory.mktemp("docs")
+    times = {"naive": 50.0, "gemm": 20.0, "fused": 10.0, "cuDNN, dense": 40.0,
+             "FlashAttention-2, dense": 5.0, "NATTEN 0.17.5 gemm": 30.0}  # fmt: skip
+    results = tmp_path / "results"
+
+    def fill(prefix: str, suites: tuple[str, ...], **changes: float) -> None:
+        found = [
+            _measured(row, dtype, {**times, **changes})
+            for suite in suites
+            for row in rows(suite)
+            for dtype in ("float16", "float32")
+        ]
+        write(results / f"{prefix}-h200.json", HEAD, found)
+
+    fill("sweep", ("paper-1d", "paper-2d"))
+    fill("sweep-3d", ("paper-3d",))
+    held = {"cuda-fused": 25.0}
+    fill("cases", ("cases",), **held)
+    for suite in ("dense", "scaling", "patterns"):
+        fill(suite, (suite,))
+    longest = [
+        _measured(row, "float16", {"fused": 10.0, "naive": np.nan if i > 3 else 99.0})
+        for i, row in enumerate(rows("longest"))
+    ]
+    write(results / "longest-h200.json", HEAD, longest)
+    profile = predicted(
+        rows("cases")[6].problem("float16"), GPUS["H200"].spec,
+        Ceilings.by_data_sheet(GPUS["H200"]), operations=("forward", "backward"),
+    )  # fmt: skip
+    profile.is_measured = True
+    profile.lines[0].counters = dict.fromkeys(
+        ("kernels", "l1_hit_share", "l2_hit_share", "tensor_share", "warps_share", "dram_bytes",
+         "l2_bytes"), 0.5,
+    )  # fmt: skip
+    rates = {"naive": 100.0, "fused": 150.0, "natten": 50.0}
+    model = {"model": "dinat_mini", "dtype": "float16", "batch": 64, "images_per_s": rates}
+    models = [{**model, "what": what} for what in ("inference", "training step")]
+    (results / "models-h200.json").write_text(json.dumps({**HEAD, "measurements": models}))
+    times = {"calls": {"na2d": 13.27}, "parts": {"launch": 4.0}, "others": {"torch.add": 5.1}}
+    (results / "overhead-h200.json").write_text(json.dumps({**HEAD, **times}))
+    (results / "profile-e-h200.json").write_text(json.dumps(profile.to_json()))
+    write_pages(tmp_path)
+    return tmp_path
+
+
+def test_every_page_is_written_with_its_plots(docs: Path) -> None:
+    assert unmeasured(docs) == []
+    generated = docs / "generated"
+    for name in PAGES:
+        text = (generated / f"{name}.md").read_text()
+        assert f"performance/{name}" in (generated / "performance.md").read_text()
+        lines = text.splitlines()
+        plots = [i for i, line in enumerate(lines) if line.startswith("![")]
+        assert plots, name
+        for i in plots:
+            file = lines[i].partition("(../generated/")[2].removesuffix(")")
+            assert (generated / file).is_file()
+            # The numbers of a plot stand below it.
+            assert any(line.startswith("|") for line in lines[i : i + 8]), lines[i]
+        for line, after in itertools.pairwise(lines):
+            if after.startswith("|---"):
+                assert line.count(" | ") == after.count("|") - 2, line
+
+
+def test_the_papers_tables_count_what_they_say(docs: Path) -> None:
+    text = (docs / "generated" / "paper.md").read_text()
+    (swept,) = load(docs / "results", "paper-1d", "paper-2d", "paper-3d")
+    count = len(swept.of("float16", "paper-1d"))
+    assert f"| 1-D | fused | 100 % ({count}); A100 100 % | 100 % ({count}); A100 100 % |" in text
+    assert f"0 % ({count}); A100 98.2 % |" in text  # FlashAttention-2 takes half the time here
+    assert "+150 % (+150 / +150); 2.50x | +400 % (+400 / +400); 5.00x | +100 %" in text
+    assert "| A100, the paper | +548 % (-53 / +3025) | +1759 % (+60 / +11885) |" in text
+
+
+def test_the_cases_show_the_floor_the_rough_and_the_two_families(docs: Path) -> None:
+    text = (docs / "generated" / "cases.md").read_text()
+    assert "\\* Its error is larger" in text
+    (file,) = load(docs / "results", "cases")
+    found = next(f for f in file.of("float16") if f.name == "D")
+    least_us = found.problem.least_bytes / 4e6
+    floor = floor_us(file, found, "forward")
+    assert floor is not None and floor >= least_us
+    # 64-query tiles compute more than the windows ask for, at the best dense rate of head_dim 32.
+    others = [f.problem for f in file.of("float16") if f.problem.head_dim == 32]
+    dense = max(4 * p.batch * p.heads * p.tokens**2 * p.head_dim / 40.0 for p in others)
+    assert floor > flops(found.problem, "forward") / dense
+    assert floor_us(file, found, "forward+backward") is None
+
+
+def test_models_stand_beside_the_papers(docs: Path) -> None:
+    text = (docs / "generated" / "models.md").read_text()
+    assert text.count("| dinat_mini | 64 | 100 | 150 (+50 %) | 50 (-50 %) |") == 2
+    assert text.count("| dinat_mini | 128 | 2672 | 2548 (-5 %) | 3930 (+47 %) |") == 1
+    assert "| na2d | 13.3 |" in text and "| launch | 4.00 |" in text
+
+
+def test_a_later_run_replaces_a_whole_direction(tmp_path: Path) -> None:
+    row = rows("cases")[5]
+    one = _measured(row, "float16", {"naive": 50.0, "fused": 10.0})
+    two = _measured(row, "float16", {"fused": 8.0, "peer": 9.0})
+    for record in two.records.values():
+        del record.times["backward"], record.deviations["backward"]
+    write(tmp_path / "a.json", HEAD, [one])
+    write(tmp_path / "a-b.json", {**HEAD, "commit": "later"}, [two])
+    (results,) = load(tmp_path, "cases")
+    (found,) = results.found
+    assert found.time_us("fused", "forward") == 8.0 and found.time_us("peer", "forward") == 9.0
+    assert found.time_us("naive", "forward") is None
+    assert found.time_us("naive", "backward") == 150.0
+    assert "commit abc" in machine(results) and "commit later" in machine(results)
+    assert load(tmp_path, "dense") == []
+
+
+def test_problems_stand_in_the_order_of_their_suite(tmp_path: Path) -> None:
+    for name, i in (("a", 5), ("b", 0), ("c", 3)):
+        measured = _measured(rows("cases")[i], "float16", {"fused": 8.0})
+        write(tmp_path / f"{name}.json", HEAD, [measured])
+    (results,) = load(tmp_path, "cases")
+    assert [found.name for found in results.found] == ["A", "C", "D"]
+
+
+def test_growth_tells_the_power_of_the_size(docs: Path) -> None:
+    text = (docs / "generated" / "scaling.md").read_text()
+    # Every time is the same here.
+    assert text.count("| time grows as its power | -0.00 |") + text.count("power | 0.00 |") > 3
+
+
+def test_the_longest_context_tells_why_it_ends(docs: Path) -> None:
+    text = (docs / "generated" / "scaling.md").read_text()
+    assert "| naive | float16 | forward | 524,288 | 0.099 | 0.00 | takes 200.0 GiB" in text
+    assert "| fused | float16 | forward | 33,554,432 | 0.010 | 0.00 | not tried |" in text
+
+
+def test_pages_without_results_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    assert unmeasured(tmp_path) == [f"performance/{name}.md" for name in PAGES]
+    write_pages(tmp_path)
+    assert (tmp_path / "generated" / "performance.md").read_text() == ""

@@ -11,20 +11,25 @@ import pytest
 from hypothesis import given
 
 from cupyna import cli
+from cupyna.arrays import Device
 from cupyna.cli import profile as command
+from cupyna.devices import device_spec
 from cupyna.execution import Choice
+from cupyna.kernels.variant import Variant
 from cupyna.problem import Problem
 from cupyna.profiling.ceilings import Ceilings
 from cupyna.profiling.counts import call_counts, useful_pairs
-from cupyna.profiling.gpus import GPUS, multiprocessor
+from cupyna.profiling.gpus import GPUS
 from cupyna.profiling.ncu import parse
-from cupyna.profiling.occupancy import occupancies
+from cupyna.profiling.occupancy import occupancies, occupancy
 from cupyna.profiling.problems import find
 from cupyna.profiling.profile import predicted
 from cupyna.profiling.roofline import draw
 from cupyna.testing import problems
+from profiling.host_meter import HostMeter
 
 H200 = GPUS["H200"].spec
+CPU = device_spec(Device("cpu", 0))
 
 
 @given(problem=problems(max_tokens=300))
@@ -48,6 +53,8 @@ def test_operations_and_bytes_of_a_call() -> None:
     stored = Choice("", workspace_bytes=2 * H200.l2_bytes)
     unfused = call_counts(problem, "forward", stored, H200)
     assert unfused.moved_bytes == 4 * tensor + 8 * H200.l2_bytes
+    other = call_counts(problem, "forward", stored, H200, stores_weights=False)
+    assert other.moved_bytes == 4 * tensor + 4 * H200.l2_bytes
     cached = call_counts(problem, "forward", replace(stored, workspace_bytes=1000), H200)
     assert cached.moved_bytes == 4 * tensor < cached.asked_bytes
     tiled = Choice("", q_tile=(16,), kv_tile=(16,), computed_products=64 * 2 * 32)
@@ -71,17 +78,26 @@ def test_every_named_gpu_is_predicted(name: str) -> None:
     assert json.loads(json.dumps(found.to_json()))["device"]["name"] == name
 
 
-def test_occupancy_follows_from_registers_threads_and_shared_memory() -> None:
-    (found,) = occupancies(
-        "cupyna_fused_forward_sm80_float16_head_dim64_row_tiles2_keys64_blocks2", (9, 0)
-    )
-    limits = multiprocessor((9, 0))
-    assert found.blocks >= 2  # the kernel is compiled for two
-    of_warp = -(-found.registers * 32 // 256) * 256
-    assert found.blocks * of_warp * found.threads // 32 <= limits.registers
-    assert (found.blocks + 1) * of_warp * found.threads // 32 > limits.registers
-    assert found.bound == "registers"
-    assert found.share == found.blocks * found.threads / 2048
+@pytest.mark.parametrize(
+    ("threads", "registers", "smem_bytes", "blocks", "bound"),
+    [
+        (128, 168, 23_000, 3, "registers"),  # 168 of 32 lanes, in parts of 256, for 4 warps
+        (128, 40, 112 * 1024, 2, "shared memory"),  # 228 KB hold two, with a KB for each
+        (128, 40, 114 * 1024, 1, "shared memory"),
+        (1024, 32, 0, 2, "threads"),
+        (32, 16, 0, 32, "blocks"),
+    ],
+)
+def test_occupancy_follows_from_what_a_kernel_takes(
+    threads: int, registers: int, smem_bytes: int, blocks: int, bound: str
+) -> None:
+    variant = Variant("family", "float16", 0, threads, smem_bytes)
+    found = occupancy(variant, (9, 0), registers, 0)
+    assert (found.blocks, found.bound) == (blocks, bound)
+    assert found.share == blocks * threads / 2048
+
+
+def test_a_pattern_stands_for_kernels_that_read_vectors() -> None:
     naive = occupancies("cupyna_naive_*_float16", (9, 0))
     assert len(naive) > 3 and not any("vector0" in one.symbol for one in naive)
     assert occupancies("cupyna_naive_*_float16", (7, 5)) == ()
@@ -162,3 +178,27 @@ def test_what_does_not_fit_is_named(run, words, complaint):
     code, text = run(*words)
     assert complaint in " ".join(text.replace("│", "").split())
     assert code == 2
+
+
+def test_a_measured_profile_takes_times_from_checked_runs(run, monkeypatch, tmp_path: Path):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(command, "gpus", lambda: ("a GPU",))
+    monkeypatch.setattr("cupyna.devices.device_spec", lambda device: CPU)
+    monkeypatch.setattr("cupyna.profiling.bench.Meter", HostMeter)
+    monkeypatch.setattr("cupyna.profiling.ncu.shutil.which", lambda name: None)
+    ceilings = Ceilings(1e6, {"float32": 1e6}, is_measured=True)
+    monkeypatch.setattr(Ceilings, "measured", lambda dtypes: ceilings)
+    file = tmp_path / "profile.json"
+    code, text = run(
+        *("--tokens", "8x8", "--kernel-size", "3", "--heads", "2", "--head-dim", "8"),
+        *("--dtype", "float32", "--peer", "flash", "--backward", "--json", str(file)),
+    )
+    assert code == 0
+    assert "nothing was run" not in text and "ceilings (measured)" in text
+    stored = json.loads(file.read_text())
+    assert stored["is_measured"]
+    by_name = {(line["name"], line["operation"]): line for line in stored["lines"]}
+    for method in ("naive", "gemm", "fused"):
+        assert by_name[method, "backward"]["time_us"] > 0
+        assert by_name[method, "forward"]["peak_bytes"] == 4096
+    assert "float32" in by_name["FlashAttention-2, dense", "forward"]["refusal"]

@@ -10,7 +10,14 @@ from rich.console import Console
 
 from cupyna.profiling.problems import find
 from cupyna.profiling.records import Measurement, Record, compare, write
-from cupyna.profiling.report import comparison_table, problem_table, summary, table
+from cupyna.profiling.report import (
+    comparison_table,
+    expectations,
+    leads,
+    problem_table,
+    summary,
+    table,
+)
 from cupyna.profiling.timing import Times
 from cupyna.tolerance import Deviation
 
@@ -78,6 +85,29 @@ def test_tables_show_what_was_found() -> None:
         "1 x fused, backward: has none", "1 x peer, forward: wrong: out",
     ]  # fmt: skip
     assert problem_table().row_count > 200
+
+
+def test_the_lead_of_a_method_names_its_least_one() -> None:
+    found = [_measurement(100.0), _measurement(100.0)]
+    found[1].name = "other"
+    for measurement, time_us in zip(found, (400.0, 90.0), strict=True):
+        measurement.records["peer"].times["forward"] = Times((time_us,))
+    assert leads(found) == [
+        "fused over peer, forward, float16: 1.90x (0.90x at other, to 4.00x), "
+        "50% of 2 matched or beaten"
+    ]
+    assert leads([_measurement(1.0)]) == []
+
+
+def test_cost_models_are_held_to_what_was_measured() -> None:
+    found = [_measurement(100.0), _measurement(100.0)]
+    found[1].name = "other"
+    for measurement, expected_us in zip(found, (50.0, 200.0), strict=True):
+        about = {"forward": {"backend": "cuda-fused", "expected_us": expected_us}}
+        measurement.records["fused"].about["forward"] = about
+    assert expectations(found) == [
+        "fused, forward, float16: measured over expected 1.00x, 0.50x at other, 2.00x at H"
+    ]
 
 
 def test_an_unknown_problem_is_named() -> None:

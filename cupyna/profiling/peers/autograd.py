@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..implementations import Direction
+from ..implementations import PIECES, Direction, Refused
 
 __all__ = ["autograd_run"]
 
@@ -19,6 +19,8 @@ def autograd_run(
     """
     import torch
 
+    if direction in PIECES:
+        raise Refused("has no single products")
     if direction == "forward":
 
         def forward() -> Any:

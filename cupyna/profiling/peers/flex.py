@@ -48,7 +48,7 @@ class Flex:
         import torch
 
         tile = tile_of(problem) if self._is_tiled else (1,) * problem.rank
-        order = torch.from_numpy(token_order(problem.spatial, tile)).cuda()
+        order = torch.from_numpy(token_order(problem.spatial, tile)).to(tensors["q"].device)
         if problem not in self._compiled:
             # Every problem is a program of its own; one kept program would use up its limit.
             torch.compiler.reset()

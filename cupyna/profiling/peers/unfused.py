@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...problem import Problem
-from ..implementations import Direction, Work
+from ..implementations import PIECES, Direction, Work
 
 __all__ = ["Unfused"]
 
@@ -66,6 +66,8 @@ class Unfused:
         def backward(saved: Any) -> Any:
             return api.attention_backward(by_head["dout"], *arguments, saved=saved, **options)
 
+        if direction in PIECES:
+            return _piece(api, direction, problem, by_head, options)
         if direction == "forward":
             return Work(
                 lambda: api.attention(*arguments, **options),
@@ -87,6 +89,41 @@ def _load_api(folder: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _piece(
+    api: Any,
+    piece: str,
+    problem: Problem,
+    by_head: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Work:
+    """A single product; the scale is part of it in one direction only, as in its modules."""
+    q, k, v, weights = (by_head.get(name) for name in ("q", "k", "v", "weights"))
+    scale = problem.head_dim**-0.5
+    window = (problem.kernel_size, problem.dilation)
+    if piece == "qk":
+        return Work(
+            lambda: api.qk(q * scale, k, *window, **options),
+            lambda scores: {"scores": scores.movedim(1, -2)},
+        )
+    if piece == "av":
+        return Work(
+            lambda: api.av(weights, v, *window, **options),
+            lambda out: {"out": out.movedim(1, -2)},
+        )
+    if piece == "qk_backward":
+        scaled = q * scale
+        return Work(
+            lambda: api.qk_backward(weights, scaled, k, *window, **options),
+            lambda found: {
+                "dq": found[0].movedim(1, -2) * scale, "dk": found[1].movedim(1, -2)
+            },
+        )  # fmt: skip
+    return Work(
+        lambda: api.av_backward(by_head["dout"], weights, v, *window, **options),
+        lambda found: {"dweights": found[0].movedim(1, -2), "dv": found[1].movedim(1, -2)},
+    )
 
 
 def _gradients(tensors: tuple[Any, ...]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tables for the documentation, made from the JSON that `cupyna bench` writes."""
+"""Tables of the first form of results, which named a case's pieces and one peer."""
 
 from __future__ import annotations
 

@@ -1,0 +1,157 @@
+"""Single problems: every method beside every other library and the floor."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...tiles import TilePlan
+from ..implementations import DIRECTIONS, PIECES
+from ..records import flops
+from .plots import dots
+from .results import Found, Results, load, machine, table
+
+__all__ = ["describe", "floor_us", "write"]
+
+_DIRECTIONS = (*DIRECTIONS, *PIECES)
+_DENSE = "cuDNN, dense"
+_ROWS = 64
+
+
+def write(results: Path, generated: Path) -> str:
+    """Markdown of every file of cases; plots go beside it."""
+    lines: list[str] = []
+    for suite, title in (("cases", ""), ("dense", ", windows as large as the grid")):
+        for file in load(results, suite):
+            lines += [f"## {file.gpu}{title}", "", machine(file), ""]
+            for dtype in file.dtypes:
+                for direction in _DIRECTIONS:
+                    lines += _section(file, dtype, direction, generated)
+            lines += _families(file)
+    return "\n".join(lines)
+
+
+def describe(found: Found) -> str:
+    """A problem in words."""
+    problem = found.problem
+    text = (
+        f"batch {problem.batch}, {problem.heads} heads x {problem.head_dim}, "
+        f"{_joined(problem.spatial)}, window {_joined(problem.kernel_size)}"
+    )
+    for name, values in (("stride", problem.stride), ("dilation", problem.dilation)):
+        if max(values) > 1:
+            text += f", {name} {_joined(values)}"
+    return text + (", causal" if any(problem.is_causal) else "")
+
+
+def _joined(sizes: tuple[int, ...]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def floor_us(file: Results, found: Found, direction: str) -> float | None:
+    """What no kernel of 64-query tiles passes, if the file has the ceilings for it.
+
+    The larger of the least bytes at the rate of a copy, and of the products inside the exact key
+    boxes of the best tile shape of 64 queries at the rate of dense attention of the same head_dim.
+    """
+    dense = _dense_rate(file, found, direction)
+    copied = file.bytes_per_us
+    if dense is None or copied is None or direction not in ("forward", "backward"):
+        return None
+    problem = found.problem
+    passed = 1.0 if direction == "forward" else 2.0  # backward reads and writes twice as much
+    bytes_us = passed * problem.least_bytes / copied
+    pairs = min(
+        TilePlan(problem.axes, tile, tile).counts.box_tokens * _ROWS
+        for tile in itertools.product(*([1 << i for i in range(7)],) * problem.rank)
+        if math.prod(tile) == _ROWS
+    )
+    useful = found.problem.tokens * problem.window
+    share = pairs / useful
+    return max(bytes_us, flops(problem, direction) * share / dense / 1e6)
+
+
+def _dense_rate(file: Results, found: Found, direction: str) -> float | None:
+    """Best rate of dense attention in the file with the problem's head_dim, in TFLOP/s."""
+    rates = []
+    for other in file.of(found.dtype):
+        time_us = other.time_us(_DENSE, direction)
+        if time_us is not None and other.problem.head_dim == found.problem.head_dim:
+            problem = other.problem
+            pairs = problem.batch * problem.heads * problem.tokens**2
+            channels = 4 if direction == "forward" else 10
+            rates.append(channels * pairs * problem.head_dim / time_us / 1e6)
+    return max(rates, default=None)
+
+
+def _section(file: Results, dtype: str, direction: str, generated: Path) -> Iterator[str]:
+    names = file.implementations(direction, dtype)
+    if not names:
+        return
+    yield f"### {dtype}, {direction}"
+    yield ""
+    rows, groups = [], {}
+    has_floor, has_rough = False, False
+    for found in file.of(dtype, direction=direction):
+        floor = floor_us(file, found, direction)
+        has_floor |= floor is not None
+        cells = [_cell(found, name, direction) for name in names]
+        has_rough |= any(cell.endswith("\\*") for cell in cells)
+        floor_cell = "-" if floor is None else f"{floor / 1e3:.3f}"
+        rows.append((f"**{found.name}**: {describe(found)}", *cells, floor_cell))
+        rates = {name: found.tflops(name, direction) for name in names}
+        groups[found.name] = {name: rate for name, rate in rates.items() if rate is not None}
+    plot = f"{file.stem}-{dtype}-{direction.replace('+', '-')}.svg"
+    dots(generated / plot, "useful TFLOP/s", groups)
+    yield f"![Rates of every problem, {dtype}, {direction}](../generated/{plot})"
+    yield ""
+    yield "Milliseconds; in brackets TFLOP/s of the products that the windows ask for."
+    yield ""
+    columns = ["problem", *names, "floor"]
+    if not has_floor:
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    yield from table(columns, rows)
+    if has_rough:
+        yield "\\* Its error is larger than rounding to the dtype explains: TF32, or half sums."
+        yield ""
+
+
+def _cell(found: Found, name: str, direction: str) -> str:
+    time_us, rate = found.time_us(name, direction), found.tflops(name, direction)
+    if time_us is None or rate is None:
+        return "-"
+    rough = "\\*" if found.is_rough(name, direction) else ""
+    return f"{time_us / 1e3:.3f} ({rate:.0f}){rough}"
+
+
+def _families(file: Results) -> Iterator[str]:
+    """A backend that was held to, beside what the method chooses."""
+    rows, ratios = [], []
+    for direction in _DIRECTIONS:
+        forced = [name for name in file.implementations(direction) if name.startswith("cuda-")]
+        for found, name in itertools.product(file.found, forced):
+            method = name.split("-")[1]
+            chosen, held = found.time_us(method, direction), found.time_us(name, direction)
+            about = found.direction(method, direction).get("about", {})
+            backends = {part.get("backend") for part in about.values()} - {name}
+            if chosen is not None and held is not None and backends:
+                ratios.append(held / chosen)
+                rows.append(
+                    (
+                        found.name, found.dtype, direction, ", ".join(sorted(map(str, backends))),
+                        f"{chosen / 1e3:.3f}", name, f"{held / 1e3:.3f}", f"{ratios[-1]:.2f}x",
+                    )
+                )  # fmt: skip
+    if rows:
+        yield "### What a GPU's own instructions give"
+        yield ""
+        yield (
+            "The kernels that a method chooses on this GPU, beside the portable ones that it is "
+            f"held to. Geometric mean: {statistics.geometric_mean(ratios):.2f}x."
+        )
+        yield ""
+        columns = ("problem", "dtype", "direction", "chosen", "ms", "held to", "ms", "ratio")
+        yield from table(columns, rows)
