@@ -40,9 +40,10 @@ def backends(kind: str) -> tuple[Backend, ...]:
 
         return BACKENDS
     from .backends.fused import CudaFused
+    from .backends.gemm import CudaGemm
     from .backends.naive import CudaNaive
 
-    return (CudaFused(), CudaNaive())
+    return (CudaFused(), CudaGemm(), CudaNaive())
 
 
 def select(

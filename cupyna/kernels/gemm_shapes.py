@@ -1,0 +1,89 @@
+"""The compiled shapes of the gemm kernels, and the shared memory that a launch of one asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .variant import Variant
+
+__all__ = [
+    "CHUNK",
+    "MOST_SLAB_ROWS",
+    "ROWS",
+    "SMEM_BYTES",
+    "WARPS",
+    "WARP_ROWS",
+    "channels_of",
+    "gemm_variant",
+    "gemm_variants",
+    "row_bytes",
+    "stage_bytes",
+]
+
+# As in cuda_src/mainloop/gemm_tile.cuh: a warp's rows, warps of a block, columns of a chunk.
+WARP_ROWS = 16
+WARPS = 4
+ROWS = WARPS * WARP_ROWS
+CHUNK = 64
+
+# Coordinates of a slab fit their fields, and its rows the division of slots.cuh.
+MOST_SLAB_ROWS = 510
+
+# Most that a launch asks for, where a device has it.
+SMEM_BYTES = 216 * 1024
+
+_THREADS = 32 * WARPS
+_BIAS_THREADS = 512
+
+# Channels of one block's outputs. Sums of all channels stay in registers: more blocks of threads
+# fit where there are fewer.
+_CHANNELS = {"float16": (64, 128), "bfloat16": (64, 128), "float32": (64,), "float64": (64,)}
+_BLOCKS = {64: 5, 128: 4}
+
+
+def gemm_variants() -> Iterator[Variant]:
+    """Every row of the manifest that belongs to the method."""
+    for dtype, widths in _CHANNELS.items():
+        yield gemm_variant("gemm_scores", dtype)
+        yield gemm_variant("gemm_score_gradients", dtype)
+        for channels in widths:
+            yield gemm_variant("gemm_outputs", dtype, channels)
+            yield gemm_variant("gemm_inverse", dtype, channels)
+        yield gemm_variant("gemm_bias_gradient", dtype)
+
+
+def channels_of(dtype: str, channels: int) -> int:
+    """Channels of one block's outputs, for rows of `channels`."""
+    widths = _CHANNELS[dtype]
+    return next((width for width in widths if width >= channels), widths[-1])
+
+
+def gemm_variant(family: str, dtype: str, channels: int = 0) -> Variant:
+    """A row of the manifest; `channels` for the families whose outputs have them."""
+    if family == "gemm_bias_gradient":
+        return Variant(family, dtype, 0, threads=_BIAS_THREADS, defines=(("BLOCKS", 2),))
+    if channels:
+        blocks = 3 if dtype == "float64" else _BLOCKS[channels]
+        defines: tuple[tuple[str, int], ...] = (("CHANNELS", channels), ("BLOCKS", blocks))
+    else:
+        defines = (("BLOCKS", _score_blocks(family, dtype)),)
+    return Variant(
+        family, dtype, 0, threads=_THREADS, smem_bytes=SMEM_BYTES, defines=defines, is_elastic=True
+    )
+
+
+def _score_blocks(family: str, dtype: str) -> int:
+    if dtype == "float64":
+        return 2
+    return 4 if family == "gemm_scores" else 3
+
+
+def row_bytes(channels: int, item_bytes: int) -> int:
+    """Bytes of a row of channels in shared memory: GemmTile::pitch_of of the sources."""
+    unit, pad = (64, 32) if item_bytes == 8 else (32, 16)
+    return -(-channels * item_bytes // unit) * unit + pad
+
+
+def stage_bytes(item_bytes: int) -> int:
+    """Bytes of one chunk's weights for all warps: GemmStage of the sources."""
+    return ROWS * (CHUNK * item_bytes + 16)
