@@ -50,6 +50,24 @@ struct Part {
   }
 };
 
+// Columns and bounds of windows with guard bits set, so that a test is two subtractions.
+struct GuardedWindow {
+  unsigned first, last;
+
+  CUPYNA_HOST_DEVICE GuardedWindow(const Window& window, const Coordinate& origin) {
+    const PackedWindow packed(window, origin);
+    first = packed.first;
+    last = packed.last + kGuards;
+  }
+
+  // `column` comes from guarded().
+  CUPYNA_HOST_DEVICE bool contains(unsigned column) const {
+    return ((column - first) & (last - column) & kGuards) == kGuards;
+  }
+
+  static CUPYNA_HOST_DEVICE unsigned guarded(unsigned fields) { return fields | kGuards; }
+};
+
 // The slots of windows: their extents, in the order of the axes.
 struct Slots {
   int x, y, z;

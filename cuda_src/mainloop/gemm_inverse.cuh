@@ -18,7 +18,7 @@ struct GemmInverse : GemmTile<T, Side::kKey> {
   using Tile::params, Tile::shared, Tile::warp, Tile::lane, Tile::head;
   static constexpr int kTiles = kChannels / 8;
 
-  // Elements from slot 0 of key 0, if its window held that, to the same of each column's query.
+  // Bytes to the slot of key 0, if its window held that, of each column's query.
   using Offsets = long long[Tile::kWarps][Tile::kChunk];
 
   Offsets& offsets;
@@ -51,25 +51,17 @@ struct GemmInverse : GemmTile<T, Side::kKey> {
 
   __device__ __forceinline__ void take(const Part& part, const Window& slab, int of_stage) {
     const int columns = part.columns();
-    const PackedWindow upper(shared.windows[Tile::row_of(0)], part.origin);
-    const PackedWindow lower(shared.windows[Tile::row_of(1)], part.origin);
-    const long long keys[2] = {key_offset(0), key_offset(1)};
-    const T* const weights = static_cast<const T*>(params.weights.data);
+    const Keys keys[2] = {keys_of(0, part.origin), keys_of(1, part.origin)};
     for (int first = 0; first < columns; first += Tile::kChunk) {
       Tile::lay_columns(part, slab, first);
       lay_offsets(part, first);
+      const int past = min_of(columns - first, Tile::kChunk);
+      // The next block is on its way while this one is multiplied.
+      GatheredBlock<T> next = gather(keys, 0);
 #pragma unroll 1
-      for (int group = 0; group < Tile::kChunk && first + group < columns; group += 16) {
-        GatheredBlock<T> gathered;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int column = group + i / 2 * 8 + lane % 4 * 2 + i % 2;
-          const unsigned fields = shared.fields[warp][column];
-          const T* const at = weights + offsets[warp][column];
-          const T zero = narrow<T>(Number(0));
-          gathered.element[0][i] = upper.contains(fields) ? __ldg(at + keys[0]) : zero;
-          gathered.element[1][i] = lower.contains(fields) ? __ldg(at + keys[1]) : zero;
-        }
+      for (int group = 0; group < past; group += 16) {
+        const GatheredBlock<T> gathered = next;
+        if (group + 16 < past) next = gather(keys, group + 16);
         GemmProducts<T>::multiply_block(sums, gathered, slab_of(of_stage), pitch,
                                         shared.rows[warp] + group, (channels + 7) / 8,
                                         params.is_precise);
@@ -78,26 +70,54 @@ struct GemmInverse : GemmTile<T, Side::kKey> {
   }
 
  private:
-  __device__ __forceinline__ char* slab_of(int of_stage) const {
-    return slabs + of_stage * params.slab_rows * pitch;
-  }
+  // A key of a lane: the queries that see it, and the slot of query 0 that would hold it.
+  struct Keys {
+    GuardedWindow window;
+    const char* weights;
+  };
 
-  __device__ __forceinline__ long long key_offset(int half) const {
+  __device__ __forceinline__ Keys keys_of(int half, const Coordinate& origin) const {
     bool is_real;
     const Coordinate at = Tile::position_of(Tile::row_of(half), is_real);
-    return Tile::slots().index(at.x, at.y, at.z) * params.weights.channel;
+    const long long slot = Tile::slots().index(at.x, at.y, at.z);
+    return Keys{GuardedWindow(shared.windows[Tile::row_of(half)], origin),
+                static_cast<const char*>(params.weights.data) +
+                    slot * params.weights.channel * int(sizeof(T))};
+  }
+
+  __device__ __forceinline__ GatheredBlock<T> gather(const Keys (&keys)[2], int group) const {
+    GatheredBlock<T> gathered;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int column = group + i / 2 * 8 + lane % 4 * 2 + i % 2;
+      const unsigned fields = shared.fields[warp][column];
+      const long long offset = offsets[warp][column];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const T* const at = reinterpret_cast<const T*>(keys[half].weights + offset);
+        gathered.element[half][i] =
+            keys[half].window.contains(fields) ? __ldg(at) : narrow<T>(Number(0));
+      }
+    }
+    return gathered;
+  }
+
+  __device__ __forceinline__ char* slab_of(int of_stage) const {
+    return slabs + of_stage * params.slab_rows * pitch;
   }
 
   __device__ __forceinline__ void lay_offsets(const Part& part, int first) {
 #pragma unroll
     for (int i = lane; i < Tile::kChunk; i += 32) {
+      if (first + i - lane >= part.columns()) break;
       const Coordinate in = part.at(min_of(first + i, part.columns() - 1));
       const Coordinate query{part.origin.x + in.x, part.origin.y + in.y, part.origin.z + in.z};
       const int begin = Tile::slots().index(shared.line[0].window_begin(query.x),
                                             shared.line[1].window_begin(query.y),
                                             shared.line[2].window_begin(query.z));
-      offsets[warp][i] = Tile::offset_of(params.weights, query, query_head) -
-                         begin * params.weights.channel;
+      offsets[warp][i] = (Tile::offset_of(params.weights, query, query_head) -
+                          begin * params.weights.channel) *
+                         int(sizeof(T));
     }
     __syncwarp();
   }

@@ -57,7 +57,7 @@ struct GemmOutputs : GemmScoreTile<T> {
               warp * 2 * Stage::kElements;
     Stage rows = Base::stage_of(buffers, params.weights, params.is_vector(kWeightsArray));
     stage = &rows;
-    run.window = shared.windows[Base::stage_row()];
+    run.window = &shared.windows[Base::stage_row()];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       maxima[half] = Base::number_of(params.maxima, half);
@@ -83,7 +83,8 @@ struct GemmOutputs : GemmScoreTile<T> {
     const Rows rows(*this, part.origin);
     for (int first = 0, turn = 0; first < columns; first += Tile::kChunk, turn ^= 1) {
       Tile::lay_columns(part, slab, first);
-      const int base[2] = {index_of(part, *stage, 0), index_of(part, *stage, 1)};
+      T* const targets[2] = {Base::target_of(*stage, 0, part.origin) + turn * Stage::kElements,
+                             Base::target_of(*stage, 1, part.origin) + turn * Stage::kElements};
       // The chunk after this one is on its way while this one is multiplied. Before the first chunk
       // the next slab was asked for, too; it need not be there yet.
       if (first + Tile::kChunk < columns) {
@@ -98,13 +99,12 @@ struct GemmOutputs : GemmScoreTile<T> {
       }
       __syncwarp();
       if (params.maxima.data != nullptr) rescale();
-      const T* const weights = stage->buffer + turn * Stage::kElements;
 #pragma unroll 1
       for (int group = 0; group < Tile::kChunk && first + group < columns; group += 16) {
         GatheredBlock<T> gathered;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const T* const row = weights + base[half];
+          const T* const row = targets[half];
 #pragma unroll
           for (int i = 0; i < 4; i += 2) {
             const int column = group + i * 4 + lane % 4 * 2;
@@ -128,18 +128,13 @@ struct GemmOutputs : GemmScoreTile<T> {
     return memory + of_stage * params.slab_rows * pitch;
   }
 
-  __device__ __forceinline__ int index_of(const Part& part, const Stage& from, int half) const {
-    return from.base_of(half) +
-           Tile::slots().of(shared.windows[Tile::row_of(half)], part.origin);
-  }
-
   // Weights of a chunk were lowered by the maximum of the row so far.
   __device__ __forceinline__ void rescale() {
     Number factors[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const Number most = maxima[half] == nullptr ? Number(0) : maxima[half][chunk];
-      factors[half] = most == largest[half] ? Number(1) : gemm_exponential(largest[half] - most);
+      factors[half] = most == largest[half] ? Number(1) : Exponential<Number>::of(largest[half] - most);
       largest[half] = most;
     }
     ++chunk;

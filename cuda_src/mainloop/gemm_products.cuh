@@ -131,13 +131,18 @@ struct GemmProducts {
                                                        unsigned b1, bool is_precise) {
     const unsigned upper = ptx::round_tf32(__uint_as_float(b0));
     const unsigned lower = ptx::round_tf32(__uint_as_float(b1));
-    if (is_precise) {
-      ptx::mma_m16n8k8(sums, big,
-                       ptx::round_tf32(__uint_as_float(b0) - __uint_as_float(upper)),
-                       ptx::round_tf32(__uint_as_float(b1) - __uint_as_float(lower)));
-      ptx::mma_m16n8k8(sums, small, upper, lower);
+    if (!is_precise) {
+      ptx::mma_m16n8k8(sums, big, upper, lower);
+      return;
     }
-    ptx::mma_m16n8k8(sums, big, upper, lower);
+    // Tensor cores cut their sums off, always towards zero: long sums are rounded outside.
+    float part[4] = {};
+    ptx::mma_m16n8k8(part, big, ptx::round_tf32(__uint_as_float(b0) - __uint_as_float(upper)),
+                     ptx::round_tf32(__uint_as_float(b1) - __uint_as_float(lower)));
+    ptx::mma_m16n8k8(part, small, upper, lower);
+    ptx::mma_m16n8k8(part, big, upper, lower);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[i] += part[i];
   }
 };
 
@@ -149,10 +154,10 @@ struct GemmProducts<double> {
                                                        int pairs, bool) {
     const int lane = threadIdx.x % 32;
     const char* left = own + lane / 4 * pitch + lane % 4 * 8;
-    const char* right[kChunkTiles];
+    int right[kChunkTiles];
 #pragma unroll
     for (int n = 0; n < kChunkTiles; ++n) {
-      right[n] = slab + rows[n * 8 + lane / 4] * pitch + lane % 4 * 8;
+      right[n] = rows[n * 8 + lane / 4] * pitch + lane % 4 * 8;
     }
     for (int at = 0; at < bytes; at += 32) {
       const double upper = *reinterpret_cast<const double*>(left + at);
@@ -160,7 +165,7 @@ struct GemmProducts<double> {
 #pragma unroll
       for (int n = 0; n < kChunkTiles; ++n) {
         if (n >= 2 * pairs) break;
-        const double b = *reinterpret_cast<const double*>(right[n] + at);
+        const double b = *reinterpret_cast<const double*>(slab + right[n] + at);
         ptx::mma_m8n8k4(sums[n][0], sums[n][1], upper, b);
         ptx::mma_m8n8k4(sums[n][2], sums[n][3], lower, b);
       }

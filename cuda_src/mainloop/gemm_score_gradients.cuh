@@ -49,7 +49,7 @@ struct GemmScoreGradients : GemmScoreTile<T> {
     Stage gradient_rows = Base::stage_of(buffer + Stage::kElements, params.gradient, true);
     stage = &rows;
     gradient_stage = &gradient_rows;
-    run.window = shared.windows[Base::stage_row()];
+    run.window = &shared.windows[Base::stage_row()];
     load_statistics();
     Tile::walk(*this);
     if (!Tile::has_rows) return;
@@ -78,22 +78,39 @@ struct GemmScoreGradients : GemmScoreTile<T> {
       GemmProducts<T>::multiply_rows(weights, queries + warp * Tile::kWarpRows * pitch,
                                      keys_of(of_stage), pitch, Tile::padded_bytes(params.channels),
                                      shared.rows[warp], pairs, params.is_precise);
-      Base::finish_scores(weights, rows, part.origin);
+      const auto wanted = Base::wanted_of(rows, pairs);
+      Base::finish_scores(weights, wanted, part.origin, Exponential<Number>::kUnit, pairs);
+#pragma unroll
+      for (int n = 0; n < kChunkTiles; ++n) {
+        if (n >= 2 * pairs) break;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          weights[n][i] = Exponential<Number>::of(weights[n][i] - lse[i / 2]);
+        }
+      }
+      T* const targets[2] = {Base::target_of(*stage, 0, part.origin),
+                             Base::target_of(*stage, 1, part.origin)};
+      Base::leave(weights, wanted, targets, pairs);
       GemmChunk<T> gradients = {};
       GemmProducts<T>::multiply_rows(gradients, douts + warp * Tile::kWarpRows * value_pitch,
                                      values_of(of_stage), value_pitch,
                                      Tile::padded_bytes(params.value_channels), shared.rows[warp],
                                      pairs, params.is_precise);
+      if constexpr (sizeof(T) == 8) {
+        // Registers hold one of the two products.
+        Base::take_back(weights, wanted, targets, pairs);
+      }
 #pragma unroll
       for (int n = 0; n < kChunkTiles; ++n) {
+        if (n >= 2 * pairs) break;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          weights[n][i] = gemm_exponential(weights[n][i] - lse[i / 2]);
           gradients[n][i] = weights[n][i] * (gradients[n][i] - delta[i / 2]);
         }
       }
-      Base::leave(weights, rows, part.origin, *stage);
-      Base::leave(gradients, rows, part.origin, *gradient_stage);
+      T* const gradient_targets[2] = {targets[0] + Stage::kElements,
+                                      targets[1] + Stage::kElements};
+      Base::leave(gradients, wanted, gradient_targets, pairs);
       stage->write(run.past, false, T());
       gradient_stage->write(run.past, false, T());
     }
@@ -124,7 +141,7 @@ struct GemmScoreGradients : GemmScoreTile<T> {
       sum += __shfl_xor_sync(0xffffffffu, sum, 1);
       sum += __shfl_xor_sync(0xffffffffu, sum, 2);
       lse[half] = static_cast<const Number*>(
-          params.lse.data)[Tile::offset_of(params.lse, at, head)];
+          params.lse.data)[Tile::offset_of(params.lse, at, head)] * Exponential<Number>::kUnit;
       delta[half] = sum;
       if (params.dlse.data != nullptr) {
         delta[half] -= static_cast<const Number*>(

@@ -8,10 +8,23 @@
 
 namespace cupyna {
 
-__device__ __forceinline__ float gemm_exponential(float x) {
-  return ptx::exp2_approx(x * 1.4426950408889634f);
-}
-__device__ __forceinline__ double gemm_exponential(double x) { return exp(x); }
+// Exponentials of scores in units of their own: powers of two in float32.
+template <typename Number>
+struct Exponential;
+
+template <>
+struct Exponential<float> {
+  static constexpr float kUnit = 1.4426950408889634f;     // of a natural exponent
+  static constexpr float kNatural = 0.6931471805599453f;  // of ours
+  static __device__ __forceinline__ float of(float x) { return ptx::exp2_approx(x); }
+};
+
+template <>
+struct Exponential<double> {
+  static constexpr double kUnit = 1;
+  static constexpr double kNatural = 1;
+  static __device__ __forceinline__ double of(double x) { return exp(x); }
+};
 
 // Products of 16 rows and a chunk of columns; a lane's share.
 template <typename T>
@@ -27,13 +40,22 @@ struct GemmScoreTile : GemmTile<T, Side::kQuery> {
 
   // Windows of rows l / 4 and l / 4 + 8 inside a part.
   struct Rows {
-    PackedWindow upper, lower;
+    GuardedWindow upper, lower;
 
     __device__ Rows(const GemmScoreTile& tile, const Coordinate& origin)
         : upper(tile.shared.windows[tile.row_of(0)], origin),
           lower(tile.shared.windows[tile.row_of(1)], origin) {}
-    __device__ __forceinline__ const PackedWindow& operator[](int half) const {
+    __device__ __forceinline__ const GuardedWindow& operator[](int half) const {
       return half == 0 ? upper : lower;
+    }
+  };
+
+  // Which elements of a chunk are wanted: bit 2 n + i of each half.
+  struct Wanted {
+    unsigned bits[2];
+
+    __device__ __forceinline__ bool has(int half, int n, int i) const {
+      return bits[half] >> (2 * n + i) & 1;
     }
   };
 
@@ -61,46 +83,70 @@ struct GemmScoreTile : GemmTile<T, Side::kQuery> {
     return static_cast<Number*>(array.data) + Tile::offset_of(array, at, head);
   }
 
-  // Scale and bias; minus infinity where a row does not see a column.
-  __device__ __forceinline__ void finish_scores(GemmChunk<T>& scores, const Rows& rows,
-                                                const Coordinate& origin) const {
-    const Number scale = Number(params.scale);
-    const bool has_bias = params.bias.data != nullptr;
+  __device__ __forceinline__ Wanted wanted_of(const Rows& rows, int pairs) const {
+    Wanted wanted = {};
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const T* bias = has_bias ? bias_of(half, origin) : nullptr;
+    for (int n = 0; n < kChunkTiles; ++n) {
+      if (n >= 2 * pairs) break;
+      const uint2 fields = fields_of(n);
 #pragma unroll
-      for (int n = 0; n < kChunkTiles; ++n) {
-        const uint2 fields = fields_of(n);
+      for (int half = 0; half < 2; ++half) {
+        if (rows[half].contains(fields.x)) wanted.bits[half] |= 1u << 2 * n;
+        if (rows[half].contains(fields.y)) wanted.bits[half] |= 2u << 2 * n;
+      }
+    }
+    return wanted;
+  }
+
+  // Products to scores, times `unit`.
+  __device__ __forceinline__ void finish_scores(GemmChunk<T>& scores, const Wanted& wanted,
+                                                const Coordinate& origin, Number unit,
+                                                int pairs) const {
+    const Number scale = Number(params.scale) * unit;
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          Number& score = scores[n][2 * half + i];
-          const unsigned column = i == 0 ? fields.x : fields.y;
-          if (rows[half].contains(column)) {
-            score *= scale;
-            if (has_bias) score += widen(bias[bias_step(column)]);
-          } else {
-            score = nothing();
-          }
-        }
+    for (int n = 0; n < kChunkTiles; ++n) {
+      if (n >= 2 * pairs) break;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) scores[n][i] *= scale;
+    }
+    if (params.bias.data != nullptr) add_bias(scores, wanted, origin, unit);
+  }
+
+  // Where the slots of a row's columns are in a stage.
+  __device__ __forceinline__ T* target_of(const Stage& stage, int half,
+                                          const Coordinate& origin) const {
+    return stage.buffer + stage.base_of(half) +
+           Tile::slots().of(shared.windows[Tile::row_of(half)], origin);
+  }
+
+  // Columns pick their slots in shared memory.
+  __device__ __forceinline__ void leave(const GemmChunk<T>& numbers, const Wanted& wanted,
+                                        T* const (&targets)[2], int pairs) const {
+#pragma unroll
+    for (int n = 0; n < kChunkTiles; ++n) {
+      if (n >= 2 * pairs) break;
+      const int2 steps =
+          *reinterpret_cast<const int2*>(&shared.steps[warp][n * 8 + lane % 4 * 2]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (wanted.has(half, n, 0)) targets[half][steps.x] = narrow<T>(numbers[n][2 * half]);
+        if (wanted.has(half, n, 1)) targets[half][steps.y] = narrow<T>(numbers[n][2 * half + 1]);
       }
     }
   }
 
-  // Columns pick their slots in shared memory.
-  __device__ __forceinline__ void leave(const GemmChunk<T>& numbers, const Rows& rows,
-                                        const Coordinate& origin, const Stage& stage) const {
+  // The elements that a lane has left.
+  __device__ __forceinline__ void take_back(GemmChunk<T>& numbers, const Wanted& wanted,
+                                            T* const (&targets)[2], int pairs) const {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      T* const target = stage.buffer + stage.base_of(half) +
-                        Tile::slots().of(shared.windows[Tile::row_of(half)], origin);
+    for (int n = 0; n < kChunkTiles; ++n) {
+      if (n >= 2 * pairs) break;
+      const int2 steps =
+          *reinterpret_cast<const int2*>(&shared.steps[warp][n * 8 + lane % 4 * 2]);
 #pragma unroll
-      for (int n = 0; n < kChunkTiles; ++n) {
-        const uint2 fields = fields_of(n);
-        const int2 steps =
-            *reinterpret_cast<const int2*>(&shared.steps[warp][n * 8 + lane % 4 * 2]);
-        if (rows[half].contains(fields.x)) target[steps.x] = narrow<T>(numbers[n][2 * half]);
-        if (rows[half].contains(fields.y)) target[steps.y] = narrow<T>(numbers[n][2 * half + 1]);
+      for (int half = 0; half < 2; ++half) {
+        if (wanted.has(half, n, 0)) numbers[n][2 * half] = targets[half][steps.x];
+        if (wanted.has(half, n, 1)) numbers[n][2 * half + 1] = targets[half][steps.y];
       }
     }
   }
@@ -108,6 +154,24 @@ struct GemmScoreTile : GemmTile<T, Side::kQuery> {
  private:
   __device__ __forceinline__ uint2 fields_of(int n) const {
     return *reinterpret_cast<const uint2*>(&shared.fields[warp][n * 8 + lane % 4 * 2]);
+  }
+
+  __device__ __forceinline__ void add_bias(GemmChunk<T>& scores, const Wanted& wanted,
+                                           const Coordinate& origin, Number unit) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const T* const bias = bias_of(half, origin);
+#pragma unroll
+      for (int n = 0; n < kChunkTiles; ++n) {
+        const uint2 fields = fields_of(n);
+        if (wanted.has(half, n, 0)) {
+          scores[n][2 * half] += widen(bias[bias_step(fields.x)]) * unit;
+        }
+        if (wanted.has(half, n, 1)) {
+          scores[n][2 * half + 1] += widen(bias[bias_step(fields.y)]) * unit;
+        }
+      }
+    }
   }
 
   // Bias of a row and the first column of a part.

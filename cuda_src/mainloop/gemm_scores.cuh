@@ -46,7 +46,7 @@ struct GemmScores : GemmScoreTile<T> {
     Tile::copy_tile(queries, params.query, params.channels, params.is_vector(kQueryArray));
     Stage rows = Base::stage_of(buffer, params.weights, params.is_vector(kWeightsArray));
     stage = &rows;
-    run.window = shared.windows[Base::stage_row()];
+    run.window = &shared.windows[Base::stage_row()];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       maxima[half] = Base::number_of(params.maxima, half);
@@ -80,9 +80,16 @@ struct GemmScores : GemmScoreTile<T> {
                                      slab_of(of_stage), pitch,
                                      Tile::padded_bytes(params.channels), shared.rows[warp], pairs,
                                      params.is_precise);
-      Base::finish_scores(scores, rows, part.origin);
-      if (params.maxima.data != nullptr) exponentiate(scores);
-      Base::leave(scores, rows, part.origin, *stage);
+      const auto wanted = Base::wanted_of(rows, pairs);
+      if (params.maxima.data != nullptr) {
+        Base::finish_scores(scores, wanted, part.origin, Exponential<Number>::kUnit, pairs);
+        exponentiate(scores, wanted, pairs);
+      } else {
+        Base::finish_scores(scores, wanted, part.origin, Number(1), pairs);
+      }
+      T* const targets[2] = {Base::target_of(*stage, 0, part.origin),
+                             Base::target_of(*stage, 1, part.origin)};
+      Base::leave(scores, wanted, targets, pairs);
       stage->write(run.past, params.fills, narrow<T>(Number(params.empty)));
     }
   }
@@ -93,26 +100,34 @@ struct GemmScores : GemmScoreTile<T> {
   }
 
   // Exponentials of the scores, and the maxima that they are lowered by.
-  __device__ __forceinline__ void exponentiate(GemmChunk<T>& scores) {
+  __device__ __forceinline__ void exponentiate(GemmChunk<T>& scores,
+                                               const typename Base::Wanted& wanted, int pairs) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       Number most = largest[half];
 #pragma unroll
       for (int n = 0; n < kChunkTiles; ++n) {
-        most = max(most, max(scores[n][2 * half], scores[n][2 * half + 1]));
+        if (n >= 2 * pairs) break;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          Number& score = scores[n][2 * half + i];
+          score = wanted.has(half, n, i) ? score : Base::nothing();
+          most = max(most, score);
+        }
       }
       most = max(most, __shfl_xor_sync(0xffffffffu, most, 1));
       most = max(most, __shfl_xor_sync(0xffffffffu, most, 2));
       // A row without a key so far must not meet inf - inf.
       const Number shift = most == Base::nothing() ? Number(0) : most;
-      sums[half] *= gemm_exponential(largest[half] - shift);
+      sums[half] *= Exponential<Number>::of(largest[half] - shift);
       largest[half] = most;
 #pragma unroll
       for (int n = 0; n < kChunkTiles; ++n) {
+        if (n >= 2 * pairs) break;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           Number& score = scores[n][2 * half + i];
-          score = gemm_exponential(score - shift);
+          score = Exponential<Number>::of(score - shift);
           sums[half] += score;
         }
       }
@@ -130,7 +145,7 @@ struct GemmScores : GemmScoreTile<T> {
       if (lane % 4 != 0 || maxima[half] == nullptr) continue;
       maxima[half][params.chunks] = sum;
       Number* const lse = Base::number_of(params.lse, half);
-      if (lse != nullptr) *lse = largest[half] + logarithm(sum);
+      if (lse != nullptr) *lse = largest[half] * Exponential<Number>::kNatural + logarithm(sum);
     }
   }
 };

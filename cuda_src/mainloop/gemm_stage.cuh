@@ -23,11 +23,11 @@ struct GemmStage {
   T* const buffer;
   const int lane;
   T* const row;  // slot 0
-  const long long stride;
+  const long long& stride;  // a parameter of the launch
   const bool is_real, is_vector;
   int begin = 0;  // slot at the buffer's begin
 
-  __device__ GemmStage(T* buffer, T* row, long long stride, bool is_real, bool is_vector)
+  __device__ GemmStage(T* buffer, T* row, const long long& stride, bool is_real, bool is_vector)
       : buffer(buffer),
         lane(threadIdx.x % 32),
         row(row),
@@ -139,7 +139,7 @@ struct GemmStage {
 
 // The interval of slots of one row that a chunk meets; two lanes share a row.
 struct SlotRun {
-  Window window;
+  const Window* window;
   int first = 0;
   int past = 0;
 
@@ -147,7 +147,7 @@ struct SlotRun {
   __device__ __forceinline__ void advance(const Slots& slots, const Part& part, int end) {
     first = past;
     const Coordinate last = part.at(min_of(end, part.columns()) - 1);
-    past = slots.first_from(window, Coordinate{part.origin.x + last.x, part.origin.y + last.y,
+    past = slots.first_from(*window, Coordinate{part.origin.x + last.x, part.origin.y + last.y,
                                                part.origin.z + last.z + 1});
   }
 };

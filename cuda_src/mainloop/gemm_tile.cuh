@@ -28,13 +28,14 @@ struct GemmTile {
 
   struct Shared {
     Window windows[kRows];  // what each row of the tile sees, or is seen by
+    Window any[kWarps];     // union of each warp's windows
     AxisTile own[kAxes];
     Line line[kAxes];
     // The columns of a warp's chunk: coordinates in the part, slots from its first, rows of the
     // slab.
-    unsigned fields[kWarps][kChunk];
-    int steps[kWarps][kChunk];
-    int rows[kWarps][kChunk];
+    alignas(16) unsigned fields[kWarps][kChunk];
+    alignas(16) int steps[kWarps][kChunk];
+    alignas(16) int rows[kWarps][kChunk];
   };
 
   const GemmParams& params;
@@ -42,7 +43,6 @@ struct GemmTile {
   const int warp, lane;
   int head, batch, block;
   bool has_rows;   // whether any token of the warp exists
-  Window any;      // union of the warp's windows
 
   __device__ GemmTile(const GemmParams& params, Shared& shared)
       : params(params), shared(shared), warp(threadIdx.x / 32), lane(threadIdx.x % 32) {}
@@ -71,7 +71,9 @@ struct GemmTile {
     position_of(warp * kWarpRows + lane % kWarpRows, is_real);
     has_rows = __any_sync(0xffffffffu, is_real);
     const Window window = shared.windows[warp * kWarpRows + lane % kWarpRows];
-    any = Window{any_of_warp(window.x, 0), any_of_warp(window.y, 1), any_of_warp(window.z, 2)};
+    const Window any{any_of_warp(window.x, 0), any_of_warp(window.y, 1), any_of_warp(window.z, 2)};
+    if (lane == 0) shared.any[warp] = any;
+    __syncwarp();
   }
 
   // Position of a row of the tile; rows past the end of a cut tile repeat its last ones.
@@ -106,26 +108,26 @@ struct GemmTile {
     return padded_bytes(channels) + kRowPad;
   }
 
-  // Copies rows of `channels` channels; `source(row)` is a row's first one. Channels that are not
-  // there become zero.
-  template <typename Source>
+  // Copies rows of `channels` channels; `source(row)` is where a row begins. Channels that are not
+  // there become zero. A warp takes kBatch rows at a time: each lane places one, for all lanes.
+  template <int kBatch, typename Source>
   __device__ __forceinline__ void copy_rows(char* target, int pitch, int rows, int channels,
                                             bool is_vector, long long stride,
                                             const Source& source) const {
     const int items = padded_bytes(channels) / (is_vector ? 16 : int(sizeof(T)));
     const int lanes_log2 = min_of(32 - __clz(items - 1), 5);
-    const int first = threadIdx.x & ((1 << lanes_log2) - 1);
-    for (int row = threadIdx.x >> lanes_log2; row < rows; row += kThreads >> lanes_log2) {
-      const T* from = source(row);
-      char* to = target + row * pitch;
-      for (int item = first; item < items; item += 1 << lanes_log2) {
-        if (is_vector) {
-          const bool is_there = item * kVector < channels;
-          ptx::copy_async_16(ptx::shared_address(to + item * 16),
-                             from + (is_there ? item * kVector : 0), is_there ? 16 : 0);
-        } else {
-          reinterpret_cast<T*>(to)[item] =
-              item < channels ? from[item * stride] : narrow<T>(Wide<T>(0));
+    const int item = lane & ((1 << lanes_log2) - 1);
+    const int step = 32 >> lanes_log2;
+#pragma unroll 1
+    for (int first = warp * kBatch; first < rows; first += kWarps * kBatch) {
+      const unsigned long long own = reinterpret_cast<unsigned long long>(
+          source(min_of(first + lane % kBatch, rows - 1)));
+      const int count = min_of(kBatch, rows - first);
+      for (int in_batch = lane >> lanes_log2, i = 0; i < count; i += step, in_batch += step) {
+        const T* from = reinterpret_cast<const T*>(__shfl_sync(0xffffffffu, own, in_batch % 32));
+        if (in_batch < count) {
+          copy_row(target + (first + in_batch) * pitch, from, item, items, 1 << lanes_log2,
+                   channels, is_vector, stride);
         }
       }
     }
@@ -135,7 +137,7 @@ struct GemmTile {
   __device__ __forceinline__ void copy_tile(char* target, const Array& array, int channels,
                                             bool is_vector) const {
     const T* data = static_cast<const T*>(array.data);
-    copy_rows(target, pitch_of(channels), kRows, channels, is_vector, array.channel, [&](int row) {
+    copy_rows<kWarpRows>(target, pitch_of(channels), kRows, channels, is_vector, array.channel, [&](int row) {
       bool is_real;
       return data + offset_of(array, position_of(row, is_real), head);
     });
@@ -147,7 +149,7 @@ struct GemmTile {
                                             bool is_vector) const {
     const Part part(slab);
     const T* data = static_cast<const T*>(array.data) + first * array.channel;
-    copy_rows(target, pitch, part.columns(), channels, is_vector, array.channel, [&](int row) {
+    copy_rows<32>(target, pitch, part.columns(), channels, is_vector, array.channel, [&](int row) {
       const Coordinate at = part.at(row);
       return data + offset_of(array,
                               Coordinate{part.origin.x + at.x, part.origin.y + at.y,
@@ -190,13 +192,15 @@ struct GemmTile {
     __syncwarp();  // all lanes are done with the chunk before
 #pragma unroll
     for (int i = lane; i < kChunk; i += 32) {
+      if (first + i - lane >= columns) break;
       const int column = first + i;
       const bool is_there = column < columns;
       const Coordinate at = part.at(is_there ? column : 0);
       // Padding names a row that is there: its numbers are finite, and nothing sees them.
       const int row_x = min_of(at.x + x_shift, slab.x.end - slab.x.begin - 1);
       const int row_y = min_of(at.y + y_shift, y - 1), row_z = min_of(at.z + z_shift, z - 1);
-      shared.fields[warp][i] = is_there ? pack_fields(at.x, at.y, at.z) : outside_fields();
+      shared.fields[warp][i] =
+          GuardedWindow::guarded(is_there ? pack_fields(at.x, at.y, at.z) : outside_fields());
       shared.steps[warp][i] = slots().index(at.x, at.y, at.z);
       shared.rows[warp][i] = (row_x * y + row_y) * z + row_z;
     }
@@ -209,6 +213,21 @@ struct GemmTile {
   }
 
  private:
+  static __device__ __forceinline__ void copy_row(char* to, const T* from, int item, int items,
+                                                  int step, int channels, bool is_vector,
+                                                  long long stride) {
+    for (; item < items; item += step) {
+      if (is_vector) {
+        const bool is_there = item * kVector < channels;
+        ptx::copy_async_16(ptx::shared_address(to + item * 16),
+                           from + (is_there ? item * kVector : 0), is_there ? 16 : 0);
+      } else {
+        reinterpret_cast<T*>(to)[item] =
+            item < channels ? from[item * stride] : narrow<T>(Wide<T>(0));
+      }
+    }
+  }
+
   __device__ __forceinline__ void place_along(int axis, unsigned tile) const {
     for (int i = kAxes - 1; i > axis; --i) tile /= params.tile[i].tiles;
     const AxisParams& along = params.axis[axis];
@@ -272,6 +291,7 @@ struct GemmTile {
 
   // What the warp sees of a slab.
   __device__ __forceinline__ Window part_of(const Window& slab) const {
+    const Window& any = shared.any[warp];
     return Window{part_along(0, any.x, slab.x), part_along(1, any.y, slab.y),
                   part_along(2, any.z, slab.z)};
   }

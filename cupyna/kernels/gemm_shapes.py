@@ -38,7 +38,6 @@ _BIAS_THREADS = 512
 # Channels of one block's outputs. Sums of all channels stay in registers: more blocks of threads
 # fit where there are fewer.
 _CHANNELS = {"float16": (64, 128), "bfloat16": (64, 128), "float32": (64,), "float64": (64,)}
-_BLOCKS = {64: 5, 128: 4}
 
 
 def gemm_variants() -> Iterator[Variant]:
@@ -63,19 +62,22 @@ def gemm_variant(family: str, dtype: str, channels: int = 0) -> Variant:
     if family == "gemm_bias_gradient":
         return Variant(family, dtype, 0, threads=_BIAS_THREADS, defines=(("BLOCKS", 2),))
     if channels:
-        blocks = 3 if dtype == "float64" else _BLOCKS[channels]
-        defines: tuple[tuple[str, int], ...] = (("CHANNELS", channels), ("BLOCKS", blocks))
+        defines: tuple[tuple[str, int], ...] = (("CHANNELS", channels),)
     else:
-        defines = (("BLOCKS", _score_blocks(family, dtype)),)
+        defines = ()
+    defines = (*defines, ("BLOCKS", _blocks(family, dtype, channels)))
     return Variant(
         family, dtype, 0, threads=_THREADS, smem_bytes=SMEM_BYTES, defines=defines, is_elastic=True
     )
 
 
-def _score_blocks(family: str, dtype: str) -> int:
-    if dtype == "float64":
+def _blocks(family: str, dtype: str, channels: int) -> int:
+    """Blocks that one multiprocessor is to hold: as many as have registers enough."""
+    if family == "gemm_score_gradients" or (dtype == "float64" and not channels):
         return 2
-    return 4 if family == "gemm_scores" else 3
+    if dtype == "float64" or channels > 64:
+        return 3
+    return 4
 
 
 def row_bytes(channels: int, item_bytes: int) -> int:
