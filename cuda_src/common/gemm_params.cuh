@@ -13,7 +13,15 @@ struct GemmTileAxis {
 };
 
 // Bits of GemmParams::vectors: whose rows are contiguous and aligned to 16 bytes.
-enum GemmArray { kQueryArray, kKeyArray, kDoutArray, kValueArray, kWeightsArray, kGradientArray };
+enum GemmArray {
+  kQueryArray,
+  kKeyArray,
+  kDoutArray,
+  kValueArray,
+  kOutputArray,
+  kWeightsArray,
+  kGradientArray
+};
 
 struct GemmParams {
   Array query;     // rows of queries: q, dO; or where O or dQ goes
@@ -36,7 +44,6 @@ struct GemmParams {
   int head_group;      // query heads that share one key head
   int channels;        // of query and key
   int value_channels;  // of dout and value
-  int channel_blocks;  // of outputs, where one block of threads cannot hold a row
   int split;           // the axis that slabs of a box are cut along
   int slab;            // positions of a slab along it
   int slab_rows;       // most rows of a slab

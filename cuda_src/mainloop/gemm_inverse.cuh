@@ -24,16 +24,21 @@ struct GemmInverse : GemmTile<T, Side::kKey> {
   Offsets& offsets;
   char* const slabs;
   int first_channel, channels, pitch, query_head;
-  Number sums[kTiles][4] = {};
+  Number sums[kTiles][4];
 
   __device__ GemmInverse(const GemmParams& given, Shared& shared, Offsets& offsets, char* memory)
       : Tile(given, shared), offsets(offsets), slabs(memory) {}
 
   __device__ __forceinline__ void compute() {
     Tile::place();
+    Tile::for_planes([&] { compute_plane(); });
+  }
+
+  __device__ __forceinline__ void compute_plane() {
+    clear(sums);
     first_channel = Tile::block * kChannels;
     channels = min_of(params.channels - first_channel, kChannels);
-    pitch = Tile::pitch_of(min_of(params.channels, kChannels));
+    pitch = Tile::pitch_of(params.channels > kChannels / 2 ? kChannels : kChannels / 2);
     for (int i = 0; i < params.head_group; ++i) {
       query_head = head * params.head_group + i;
       Tile::walk(*this);
@@ -56,16 +61,18 @@ struct GemmInverse : GemmTile<T, Side::kKey> {
       Tile::lay_columns(part, slab, first);
       lay_offsets(part, first);
       const int past = min_of(columns - first, Tile::kChunk);
-      // The next block is on its way while this one is multiplied.
-      GatheredBlock<T> next = gather(keys, 0);
+      with_tiles<kTiles>((min_of(params.channels, kChannels) + 7) / 8, [&](auto tiles) {
+        // The next block is on its way while this one is multiplied.
+        GatheredBlock<T> next = gather(keys, 0);
 #pragma unroll 1
-      for (int group = 0; group < past; group += 16) {
-        const GatheredBlock<T> gathered = next;
-        if (group + 16 < past) next = gather(keys, group + 16);
-        GemmProducts<T>::multiply_block(sums, gathered, slab_of(of_stage), pitch,
-                                        shared.rows[warp] + group, (channels + 7) / 8,
-                                        params.is_precise);
-      }
+        for (int group = 0; group < past; group += 16) {
+          const GatheredBlock<T> gathered = next;
+          if (group + 16 < past) next = gather(keys, group + 16);
+          GemmProducts<T>::template multiply_block<decltype(tiles)::kCount>(
+              sums, gathered, slab_of(of_stage), pitch, shared.rows[warp] + group,
+              params.is_precise);
+        }
+      });
     }
   }
 

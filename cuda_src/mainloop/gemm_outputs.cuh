@@ -8,6 +8,15 @@
 
 namespace cupyna {
 
+template <typename Number, int kTiles>
+__device__ __forceinline__ void clear(Number (&sums)[kTiles][4]) {
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[n][i] = 0;
+  }
+}
+
 // Stores a lane's pairs of neighboring channels of two rows.
 template <typename T>
 __device__ __forceinline__ void store_pair(T* row, int channel, int channels, long long stride,
@@ -42,22 +51,28 @@ struct GemmOutputs : GemmScoreTile<T> {
   int chunk = 0;
   const Number* maxima[2];
   Number largest[2];
-  Number sums[kTiles][4] = {};
+  Number sums[kTiles][4];
 
   __device__ GemmOutputs(const GemmParams& given, Shared& shared, char* memory)
       : Base(given, shared), memory(memory) {}
 
   __device__ __forceinline__ void compute() {
     Tile::place();
+    Tile::for_planes([&] { compute_plane(); });
+  }
+
+  __device__ __forceinline__ void compute_plane() {
     first_channel = Tile::block * kChannels;
     channels = min_of(params.channels - first_channel, kChannels);
-    // Blocks of channels take the room of the largest one.
-    pitch = Tile::pitch_of(min_of(params.channels, kChannels));
+    // Products run over all channels of a block, or half of them, whatever there is.
+    pitch = Tile::pitch_of(params.channels > kChannels / 2 ? kChannels : kChannels / 2);
     buffers = reinterpret_cast<T*>(memory + params.stages * params.slab_rows * pitch) +
               warp * 2 * Stage::kElements;
     Stage rows = Base::stage_of(buffers, params.weights, params.is_vector(kWeightsArray));
     stage = &rows;
-    run.window = &shared.windows[Base::stage_row()];
+    run = SlotRun{&shared.windows[Base::stage_row()]};
+    chunk = 0;
+    clear(sums);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       maxima[half] = Base::number_of(params.maxima, half);
@@ -99,26 +114,19 @@ struct GemmOutputs : GemmScoreTile<T> {
       }
       __syncwarp();
       if (params.maxima.data != nullptr) rescale();
+      const int past = min_of(columns - first, Tile::kChunk);
+      with_tiles<kTiles>((min_of(params.channels, kChannels) + 7) / 8, [&](auto tiles) {
+        // The next block is on its way while this one is multiplied.
+        GatheredBlock<T> next = gather(rows, targets, 0);
 #pragma unroll 1
-      for (int group = 0; group < Tile::kChunk && first + group < columns; group += 16) {
-        GatheredBlock<T> gathered;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const T* const row = targets[half];
-#pragma unroll
-          for (int i = 0; i < 4; i += 2) {
-            const int column = group + i * 4 + lane % 4 * 2;
-            const uint2 fields = *reinterpret_cast<const uint2*>(&shared.fields[warp][column]);
-            const int2 steps = *reinterpret_cast<const int2*>(&shared.steps[warp][column]);
-            const T zero = narrow<T>(Number(0));
-            gathered.element[half][i] = rows[half].contains(fields.x) ? row[steps.x] : zero;
-            gathered.element[half][i + 1] = rows[half].contains(fields.y) ? row[steps.y] : zero;
-          }
+        for (int group = 0; group < past; group += 16) {
+          const GatheredBlock<T> gathered = next;
+          if (group + 16 < past) next = gather(rows, targets, group + 16);
+          GemmProducts<T>::template multiply_block<decltype(tiles)::kCount>(
+              sums, gathered, slab_of(of_stage), pitch, shared.rows[warp] + group,
+              params.is_precise);
         }
-        GemmProducts<T>::multiply_block(sums, gathered, slab_of(of_stage), pitch,
-                                        shared.rows[warp] + group, (channels + 7) / 8,
-                                        params.is_precise);
-      }
+      });
       __syncwarp();
     }
   }
@@ -126,6 +134,25 @@ struct GemmOutputs : GemmScoreTile<T> {
  private:
   __device__ __forceinline__ char* slab_of(int of_stage) const {
     return memory + of_stage * params.slab_rows * pitch;
+  }
+
+  __device__ __forceinline__ GatheredBlock<T> gather(const Rows& rows, T* const (&targets)[2],
+                                                     int group) const {
+    GatheredBlock<T> gathered;
+    const T zero = narrow<T>(Number(0));
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+      const int column = group + i * 4 + lane % 4 * 2;
+      const uint2 fields = *reinterpret_cast<const uint2*>(&shared.fields[warp][column]);
+      const int2 steps = *reinterpret_cast<const int2*>(&shared.steps[warp][column]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const T* const row = targets[half];
+        gathered.element[half][i] = rows[half].contains(fields.x) ? row[steps.x] : zero;
+        gathered.element[half][i + 1] = rows[half].contains(fields.y) ? row[steps.y] : zero;
+      }
+    }
+    return gathered;
   }
 
   // Weights of a chunk were lowered by the maximum of the row so far.

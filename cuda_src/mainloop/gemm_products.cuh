@@ -12,8 +12,38 @@
 
 namespace cupyna {
 
-// Tiles of eight columns of a chunk.
-constexpr int kChunkTiles = 8;
+// Tiles of eight columns of a chunk: as many as there are registers for.
+template <typename T>
+constexpr int kChunkTiles = sizeof(T) == 8 ? 4 : 8;
+
+// Calls `work` with the number of tiles that are there as a constant: all of them or half.
+// Branches between products would keep loads from overlapping them.
+template <int kTiles>
+struct Tiles {
+  static constexpr int kCount = kTiles;
+};
+
+template <int kTiles, typename Work>
+__device__ __forceinline__ void with_tiles(int tiles, const Work& work) {
+  if (tiles > kTiles / 2) {
+    work(Tiles<kTiles>());
+  } else {
+    work(Tiles<kTiles / 2>());
+  }
+}
+
+// TF32 keeps 10 bits of a mantissa; products ignore what stands below. Integers round a float32 to
+// the nearest: the instruction that converts is much slower.
+struct Tf32 {
+  static __device__ __forceinline__ unsigned rounded(unsigned bits) { return bits + 0x1000u; }
+  static __device__ __forceinline__ unsigned big(unsigned bits) {
+    return rounded(bits) & 0xffffe000u;
+  }
+  // What is left of a number beside the bits of its big part.
+  static __device__ __forceinline__ unsigned small(unsigned bits, unsigned big) {
+    return rounded(__float_as_uint(__uint_as_float(bits) - __uint_as_float(big)));
+  }
+};
 
 // A lane's elements of 16 rows and 16 columns: rows l / 4 and l / 4 + 8, of columns 2 (l % 4), the
 // next, and those eight further on.
@@ -28,16 +58,17 @@ struct GemmProducts {
   static constexpr bool kIsWide = sizeof(T) == 4;
 
   // sums += A B^T: 16 rows of A from `own` on, and the rows of a slab that the chunk names. Rows
-  // of both hold `bytes` bytes; 16 `pairs` columns are there.
-  static __device__ __forceinline__ void multiply_rows(float (&sums)[kChunkTiles][4],
+  // of both hold `bytes` bytes; the first kCount tiles of columns are there.
+  template <int kCount>
+  static __device__ __forceinline__ void multiply_rows(float (&sums)[kChunkTiles<T>][4],
                                                        const char* own, const char* slab,
                                                        int pitch, int bytes, const int* rows,
-                                                       int pairs, bool is_precise) {
+                                                       bool is_precise) {
     const int lane = threadIdx.x % 32;
     const unsigned left = ptx::shared_address(own) + lane % 16 * pitch + lane / 16 * 16;
-    unsigned right[kChunkTiles / 2];
+    unsigned right[kCount / 2];
 #pragma unroll
-    for (int pair = 0; pair < kChunkTiles / 2; ++pair) {
+    for (int pair = 0; pair < kCount / 2; ++pair) {
       const int row = rows[pair * 16 + lane / 16 * 8 + lane % 8];
       right[pair] = ptx::shared_address(slab) + row * pitch + lane / 8 % 2 * 16;
     }
@@ -48,8 +79,7 @@ struct GemmProducts {
       unsigned big[4], small[4];
       if constexpr (kIsWide) split(a, big, small);
 #pragma unroll
-      for (int pair = 0; pair < kChunkTiles / 2; ++pair) {
-        if (pair >= pairs) break;
+      for (int pair = 0; pair < kCount / 2; ++pair) {
         unsigned b[4];
         ptx::ldmatrix_x4(b, right[pair] + at);
         if constexpr (kIsWide) {
@@ -63,14 +93,13 @@ struct GemmProducts {
     }
   }
 
-  // sums += A B: fetched elements of 16 columns, and the slab's rows that these name. `tiles`
-  // tiles of eight channels are there.
-  template <int kTiles>
+  // sums += A B: fetched elements of 16 columns, and the slab's rows that these name. The first
+  // kCount tiles of eight channels are there.
+  template <int kCount, int kTiles>
   static __device__ __forceinline__ void multiply_block(float (&sums)[kTiles][4],
                                                         const GatheredBlock<T>& block,
                                                         const char* slab, int pitch,
-                                                        const int* rows, int tiles,
-                                                        bool is_precise) {
+                                                        const int* rows, bool is_precise) {
     const int lane = threadIdx.x % 32;
     if constexpr (kIsWide) {
 #pragma unroll
@@ -85,8 +114,7 @@ struct GemmProducts {
         for (int i = 0; i < 4; ++i) a[i] = __float_as_uint(block.element[i % 2][2 * step + i / 2]);
         split(a, big, small);
 #pragma unroll
-        for (int n = 0; n < kTiles; ++n) {
-          if (n >= tiles) break;
+        for (int n = 0; n < kCount; ++n) {
           multiply_tf32(sums[n], big, small, __float_as_uint(upper[n * 8]),
                         __float_as_uint(lower[n * 8]), is_precise);
         }
@@ -100,8 +128,7 @@ struct GemmProducts {
         a[i] = both(block.element[i % 2][i / 2 * 2], block.element[i % 2][i / 2 * 2 + 1]);
       }
 #pragma unroll
-      for (int pair = 0; pair < kTiles / 2; ++pair) {
-        if (2 * pair >= tiles) break;
+      for (int pair = 0; pair < kCount / 2; ++pair) {
         unsigned b[4];
         ptx::ldmatrix_x4_trans(b, right + pair * 32);
         ptx::mma_m16n8k16<T>(sums[2 * pair], a, b[0], b[1]);
@@ -120,8 +147,8 @@ struct GemmProducts {
                                                unsigned (&small)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      big[i] = ptx::round_tf32(__uint_as_float(a[i]));
-      small[i] = ptx::round_tf32(__uint_as_float(a[i]) - __uint_as_float(big[i]));
+      big[i] = Tf32::big(a[i]);
+      small[i] = Tf32::small(a[i], big[i]);
     }
   }
 
@@ -129,16 +156,14 @@ struct GemmProducts {
   static __device__ __forceinline__ void multiply_tf32(float (&sums)[4], const unsigned (&big)[4],
                                                        const unsigned (&small)[4], unsigned b0,
                                                        unsigned b1, bool is_precise) {
-    const unsigned upper = ptx::round_tf32(__uint_as_float(b0));
-    const unsigned lower = ptx::round_tf32(__uint_as_float(b1));
     if (!is_precise) {
-      ptx::mma_m16n8k8(sums, big, upper, lower);
+      ptx::mma_m16n8k8(sums, big, Tf32::rounded(b0), Tf32::rounded(b1));
       return;
     }
+    const unsigned upper = Tf32::big(b0), lower = Tf32::big(b1);
     // Tensor cores cut their sums off, always towards zero: long sums are rounded outside.
     float part[4] = {};
-    ptx::mma_m16n8k8(part, big, ptx::round_tf32(__uint_as_float(b0) - __uint_as_float(upper)),
-                     ptx::round_tf32(__uint_as_float(b1) - __uint_as_float(lower)));
+    ptx::mma_m16n8k8(part, big, Tf32::small(b0, upper), Tf32::small(b1, lower));
     ptx::mma_m16n8k8(part, small, upper, lower);
     ptx::mma_m16n8k8(part, big, upper, lower);
 #pragma unroll
@@ -148,23 +173,24 @@ struct GemmProducts {
 
 template <>
 struct GemmProducts<double> {
-  static __device__ __forceinline__ void multiply_rows(double (&sums)[kChunkTiles][4],
+  template <int kCount>
+  static __device__ __forceinline__ void multiply_rows(double (&sums)[kChunkTiles<double>][4],
                                                        const char* own, const char* slab,
                                                        int pitch, int bytes, const int* rows,
-                                                       int pairs, bool) {
+                                                       bool) {
     const int lane = threadIdx.x % 32;
     const char* left = own + lane / 4 * pitch + lane % 4 * 8;
-    int right[kChunkTiles];
+    int right[kCount];
 #pragma unroll
-    for (int n = 0; n < kChunkTiles; ++n) {
+    for (int n = 0; n < kCount; ++n) {
       right[n] = rows[n * 8 + lane / 4] * pitch + lane % 4 * 8;
     }
+#pragma unroll 1
     for (int at = 0; at < bytes; at += 32) {
       const double upper = *reinterpret_cast<const double*>(left + at);
       const double lower = *reinterpret_cast<const double*>(left + 8 * pitch + at);
 #pragma unroll
-      for (int n = 0; n < kChunkTiles; ++n) {
-        if (n >= 2 * pairs) break;
+      for (int n = 0; n < kCount; ++n) {
         const double b = *reinterpret_cast<const double*>(slab + right[n] + at);
         ptx::mma_m8n8k4(sums[n][0], sums[n][1], upper, b);
         ptx::mma_m8n8k4(sums[n][2], sums[n][3], lower, b);
@@ -172,11 +198,11 @@ struct GemmProducts<double> {
     }
   }
 
-  template <int kTiles>
+  template <int kCount, int kTiles>
   static __device__ __forceinline__ void multiply_block(double (&sums)[kTiles][4],
                                                         const GatheredBlock<double>& block,
                                                         const char* slab, int pitch,
-                                                        const int* rows, int tiles, bool) {
+                                                        const int* rows, bool) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
@@ -184,8 +210,7 @@ struct GemmProducts<double> {
       const double* right =
           reinterpret_cast<const double*>(slab + rows[column] * pitch) + lane / 4;
 #pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-        if (n >= tiles) break;
+      for (int n = 0; n < kCount; ++n) {
         ptx::mma_m8n8k4(sums[n][0], sums[n][1], block.element[0][step], right[n * 8]);
         ptx::mma_m8n8k4(sums[n][2], sums[n][3], block.element[1][step], right[n * 8]);
       }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "../softmax/online.cuh"
-#include "gemm_products.cuh"
 #include "gemm_stage.cuh"
 #include "gemm_tile.cuh"
 
@@ -28,7 +27,7 @@ struct Exponential<double> {
 
 // Products of 16 rows and a chunk of columns; a lane's share.
 template <typename T>
-using GemmChunk = Wide<T>[kChunkTiles][4];
+using GemmChunk = Wide<T>[kChunkTiles<T>][4];
 
 template <typename T>
 struct GemmScoreTile : GemmTile<T, Side::kQuery> {
@@ -83,11 +82,12 @@ struct GemmScoreTile : GemmTile<T, Side::kQuery> {
     return static_cast<Number*>(array.data) + Tile::offset_of(array, at, head);
   }
 
-  __device__ __forceinline__ Wanted wanted_of(const Rows& rows, int pairs) const {
+  // Of a chunk's tiles of eight columns the first kCount are there.
+  template <int kCount>
+  __device__ __forceinline__ Wanted wanted_of(const Rows& rows) const {
     Wanted wanted = {};
 #pragma unroll
-    for (int n = 0; n < kChunkTiles; ++n) {
-      if (n >= 2 * pairs) break;
+    for (int n = 0; n < kCount; ++n) {
       const uint2 fields = fields_of(n);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -99,13 +99,12 @@ struct GemmScoreTile : GemmTile<T, Side::kQuery> {
   }
 
   // Products to scores, times `unit`.
+  template <int kCount>
   __device__ __forceinline__ void finish_scores(GemmChunk<T>& scores, const Wanted& wanted,
-                                                const Coordinate& origin, Number unit,
-                                                int pairs) const {
+                                                const Coordinate& origin, Number unit) const {
     const Number scale = Number(params.scale) * unit;
 #pragma unroll
-    for (int n = 0; n < kChunkTiles; ++n) {
-      if (n >= 2 * pairs) break;
+    for (int n = 0; n < kCount; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) scores[n][i] *= scale;
     }
@@ -120,11 +119,11 @@ struct GemmScoreTile : GemmTile<T, Side::kQuery> {
   }
 
   // Columns pick their slots in shared memory.
+  template <int kCount>
   __device__ __forceinline__ void leave(const GemmChunk<T>& numbers, const Wanted& wanted,
-                                        T* const (&targets)[2], int pairs) const {
+                                        T* const (&targets)[2]) const {
 #pragma unroll
-    for (int n = 0; n < kChunkTiles; ++n) {
-      if (n >= 2 * pairs) break;
+    for (int n = 0; n < kCount; ++n) {
       const int2 steps =
           *reinterpret_cast<const int2*>(&shared.steps[warp][n * 8 + lane % 4 * 2]);
 #pragma unroll
@@ -136,11 +135,11 @@ struct GemmScoreTile : GemmTile<T, Side::kQuery> {
   }
 
   // The elements that a lane has left.
+  template <int kCount>
   __device__ __forceinline__ void take_back(GemmChunk<T>& numbers, const Wanted& wanted,
-                                            T* const (&targets)[2], int pairs) const {
+                                            T* const (&targets)[2]) const {
 #pragma unroll
-    for (int n = 0; n < kChunkTiles; ++n) {
-      if (n >= 2 * pairs) break;
+    for (int n = 0; n < kCount; ++n) {
       const int2 steps =
           *reinterpret_cast<const int2*>(&shared.steps[warp][n * 8 + lane % 4 * 2]);
 #pragma unroll
@@ -162,7 +161,7 @@ struct GemmScoreTile : GemmTile<T, Side::kQuery> {
     for (int half = 0; half < 2; ++half) {
       const T* const bias = bias_of(half, origin);
 #pragma unroll
-      for (int n = 0; n < kChunkTiles; ++n) {
+      for (int n = 0; n < kChunkTiles<T>; ++n) {
         const uint2 fields = fields_of(n);
         if (wanted.has(half, n, 0)) {
           scores[n][2 * half] += widen(bias[bias_step(fields.x)]) * unit;

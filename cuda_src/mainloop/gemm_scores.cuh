@@ -43,10 +43,15 @@ struct GemmScores : GemmScoreTile<T> {
 
   __device__ __forceinline__ void compute() {
     Tile::place();
+    Tile::for_planes([&] { compute_plane(); });
+  }
+
+  __device__ __forceinline__ void compute_plane() {
     Tile::copy_tile(queries, params.query, params.channels, params.is_vector(kQueryArray));
     Stage rows = Base::stage_of(buffer, params.weights, params.is_vector(kWeightsArray));
     stage = &rows;
-    run.window = &shared.windows[Base::stage_row()];
+    run = SlotRun{&shared.windows[Base::stage_row()]};
+    chunk = 0;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       maxima[half] = Base::number_of(params.maxima, half);
@@ -74,22 +79,9 @@ struct GemmScores : GemmScoreTile<T> {
       Tile::lay_columns(part, slab, first);
       run.advance(Tile::slots(), part, first + Tile::kChunk);
       if (!stage->is_vector) stage->begin = run.first;
-      const int pairs = (min_of(columns - first, Tile::kChunk) + 15) / 16;
-      GemmChunk<T> scores = {};
-      GemmProducts<T>::multiply_rows(scores, queries + warp * Tile::kWarpRows * pitch,
-                                     slab_of(of_stage), pitch,
-                                     Tile::padded_bytes(params.channels), shared.rows[warp], pairs,
-                                     params.is_precise);
-      const auto wanted = Base::wanted_of(rows, pairs);
-      if (params.maxima.data != nullptr) {
-        Base::finish_scores(scores, wanted, part.origin, Exponential<Number>::kUnit, pairs);
-        exponentiate(scores, wanted, pairs);
-      } else {
-        Base::finish_scores(scores, wanted, part.origin, Number(1), pairs);
-      }
-      T* const targets[2] = {Base::target_of(*stage, 0, part.origin),
-                             Base::target_of(*stage, 1, part.origin)};
-      Base::leave(scores, wanted, targets, pairs);
+      with_tiles<kChunkTiles<T>>((columns - first + 7) / 8, [&](auto tiles) {
+        leave_chunk<decltype(tiles)::kCount>(rows, part.origin, of_stage);
+      });
       stage->write(run.past, params.fills, narrow<T>(Number(params.empty)));
     }
   }
@@ -99,15 +91,32 @@ struct GemmScores : GemmScoreTile<T> {
     return slabs + of_stage * params.slab_rows * pitch;
   }
 
+  // From the products of a chunk to elements in shared memory.
+  template <int kCount>
+  __device__ __forceinline__ void leave_chunk(const Rows& rows, const Coordinate& origin,
+                                              int of_stage) {
+    GemmChunk<T> scores = {};
+    GemmProducts<T>::template multiply_rows<kCount>(
+        scores, queries + warp * Tile::kWarpRows * pitch, slab_of(of_stage), pitch,
+        Tile::padded_bytes(params.channels), shared.rows[warp], params.is_precise);
+    const auto wanted = Base::template wanted_of<kCount>(rows);
+    const bool has_softmax = params.maxima.data != nullptr;
+    Base::template finish_scores<kCount>(scores, wanted, origin,
+                                         has_softmax ? Exponential<Number>::kUnit : Number(1));
+    if (has_softmax) exponentiate<kCount>(scores, wanted);
+    T* const targets[2] = {Base::target_of(*stage, 0, origin), Base::target_of(*stage, 1, origin)};
+    Base::template leave<kCount>(scores, wanted, targets);
+  }
+
   // Exponentials of the scores, and the maxima that they are lowered by.
+  template <int kCount>
   __device__ __forceinline__ void exponentiate(GemmChunk<T>& scores,
-                                               const typename Base::Wanted& wanted, int pairs) {
+                                               const typename Base::Wanted& wanted) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       Number most = largest[half];
 #pragma unroll
-      for (int n = 0; n < kChunkTiles; ++n) {
-        if (n >= 2 * pairs) break;
+      for (int n = 0; n < kCount; ++n) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           Number& score = scores[n][2 * half + i];
@@ -122,8 +131,7 @@ struct GemmScores : GemmScoreTile<T> {
       sums[half] *= Exponential<Number>::of(largest[half] - shift);
       largest[half] = most;
 #pragma unroll
-      for (int n = 0; n < kChunkTiles; ++n) {
-        if (n >= 2 * pairs) break;
+      for (int n = 0; n < kCount; ++n) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           Number& score = scores[n][2 * half + i];

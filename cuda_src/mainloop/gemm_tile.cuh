@@ -2,7 +2,7 @@
 // other side, and slabs of that box in shared memory.
 //
 // Each warp owns 16 tokens that form a box of their own and walks the box of *their* partners, in
-// chunks of 64 columns, wherever these lie in the slab. A slab cuts the box along one axis: axes
+// chunks of columns, wherever these lie in the slab. A slab cuts the box along one axis: axes
 // before it have one position in a slab, axes after it all of theirs. The columns of a warp are
 // then numbered in the order of its windows' slots, see geometry/slots.cuh.
 #pragma once
@@ -11,6 +11,7 @@
 #include "../common/numeric.cuh"
 #include "../geometry/slots.cuh"
 #include "../ptx/shared_memory.cuh"
+#include "gemm_products.cuh"
 
 namespace cupyna {
 
@@ -20,7 +21,7 @@ struct GemmTile {
   static constexpr int kWarpRows = 16;
   static constexpr int kRows = kWarps * kWarpRows;
   static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kChunk = 64;
+  static constexpr int kChunk = 8 * kChunkTiles<T>;
   static constexpr int kVector = 16 / int(sizeof(T));
   // Rows of a whole number of fragments, shifted against each other by an odd number of banks.
   static constexpr int kRowUnit = sizeof(T) == 8 ? 64 : 32;
@@ -47,18 +48,12 @@ struct GemmTile {
   __device__ GemmTile(const GemmParams& params, Shared& shared)
       : params(params), shared(shared), warp(threadIdx.x / 32), lane(threadIdx.x % 32) {}
 
-  // Which tile this block takes, and what its rows see.
+  // Which tile this block takes, and what its rows see: the same in every plane.
   __device__ __forceinline__ void place() {
     const int tiles = params.tile[0].tiles * params.tile[1].tiles * params.tile[2].tiles;
-    const int heads = kSide == Side::kQuery ? params.heads : params.heads / params.head_group;
-    unsigned rest = blockIdx.x;
-    block = rest % params.channel_blocks;
-    rest /= params.channel_blocks;
-    const unsigned tile = rest % tiles;
-    rest /= tiles;
-    head = rest % heads;
-    batch = rest / heads;
-    if (threadIdx.x < kAxes) place_along(threadIdx.x, tile);
+    const int block_of_tile = blockIdx.x / tiles;
+    block = block_of_tile;
+    if (threadIdx.x < kAxes) place_along(threadIdx.x, blockIdx.x - block_of_tile * tiles);
     __syncthreads();
     if (threadIdx.x < kRows) {
       bool is_real;
@@ -74,6 +69,18 @@ struct GemmTile {
     const Window any{any_of_warp(window.x, 0), any_of_warp(window.y, 1), any_of_warp(window.z, 2)};
     if (lane == 0) shared.any[warp] = any;
     __syncwarp();
+  }
+
+  // Calls `work` for the heads and batch entries that fall to this block.
+  template <typename Work>
+  __device__ __forceinline__ void for_planes(const Work& work) {
+    const int heads = kSide == Side::kQuery ? params.heads : params.heads / params.head_group;
+    for (int plane = blockIdx.y; plane < params.batch * heads; plane += gridDim.y) {
+      batch = plane / heads;
+      head = plane - batch * heads;
+      work();
+      __syncthreads();  // all warps are done with shared memory
+    }
   }
 
   // Position of a row of the tile; rows past the end of a cut tile repeat its last ones.

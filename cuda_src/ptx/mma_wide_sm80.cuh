@@ -4,13 +4,6 @@
 
 namespace cupyna::ptx {
 
-// The nearest TF32 number, as the bits of a float32.
-__device__ __forceinline__ unsigned round_tf32(float x) {
-  unsigned bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-  return bits;
-}
-
 // d[16, 8] += a[16, 8] b[8, 8]. A thread holds a at rows lane / 4 and lane / 4 + 8 of column
 // lane % 4, then of column lane % 4 + 4; b at rows lane % 4 and lane % 4 + 4 of column lane / 4.
 __device__ __forceinline__ void mma_m16n8k8(float (&d)[4], const unsigned (&a)[4], unsigned b0,

@@ -24,6 +24,11 @@ __all__ = ["CudaGemm"]
 _WARP = 32
 _VECTOR_BYTES = 16
 _MOST_BLOCKS = 2**31 - 1
+
+# Enough blocks for every multiprocessor to have its last one at about the same time.
+_WAVES = 6
+_BLOCKS_OF_PROCESSOR = 4
+_MOST_PLANES_OF_BLOCK = 8
 _MOST_GRID_ROWS = 65535
 
 # Positions are 32-bit numbers with room for sums.
@@ -289,7 +294,7 @@ class _Launcher:
             "dlse": statistic_fields(dlse), "bias": bias_fields(bias), "scale": scale,
             "channels": problem.head_dim, "value_channels": problem.value_dim,
             "vectors": _vectors(
-                query=q, key=k, dout=dout, value=v, weights=weights, gradient=dscores
+                query=q, key=k, dout=dout, value=v, output=out, weights=weights, gradient=dscores
             ),
         }  # fmt: skip
         plan = self.plan("score_gradients", problem.head_dim)
@@ -372,7 +377,6 @@ class _Launcher:
                     for own, warps, count in zip(plan.warp_tile, plan.warps, tiles, strict=True)
                 ),
             ),
-            "channel_blocks": channel_blocks,
             "split": leading + plan.split,
             "slab": plan.slab,
             "slab_rows": plan.slab_rows,
@@ -380,8 +384,12 @@ class _Launcher:
             "chunks": plan.chunks,
         }
         heads = problem.kv_heads if kind == "inverse" else problem.heads
-        blocks = math.prod(tiles) * heads * problem.batch * channel_blocks
-        self._queue(variant, (blocks, 1, 1), plan.smem_bytes, fields)
+        blocks, planes = math.prod(tiles) * channel_blocks, heads * problem.batch
+        # What a block finds out about its tile serves for several heads.
+        spare = blocks * planes // (_WAVES * _BLOCKS_OF_PROCESSOR * self._execution.device.processors)
+        planes_of_block = min(max(spare, 1), _MOST_PLANES_OF_BLOCK)
+        rows = min(-(-planes // planes_of_block), _MOST_GRID_ROWS)
+        self._queue(variant, (blocks, rows, 1), plan.smem_bytes, fields)
 
     def _queue(
         self, variant: Variant, grid: tuple[int, ...], smem_bytes: int, fields: dict[str, Any]
@@ -418,7 +426,7 @@ def _blocks(problem: Problem, plan: GemmPlan, channels: int) -> int:
     tiles = math.prod(map(axis_tiles, problem.spatial, problem.dilation, plan.tile))
     width = channels_of(problem.dtype, max(problem.head_dim, problem.value_dim))
     longest = max(channels, problem.value_dim)
-    return tiles * problem.heads * problem.batch * -(-longest // width)
+    return tiles * -(-longest // width)
 
 
 def _row_slots(problem: Problem) -> int:

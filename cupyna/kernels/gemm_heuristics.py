@@ -16,13 +16,13 @@ from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
 
 from .gemm_shapes import (
-    CHUNK,
     MOST_SLAB_ROWS,
     ROWS,
     SMEM_BYTES,
     WARP_ROWS,
     WARPS,
     channels_of,
+    chunk_of,
     row_bytes,
     stage_bytes,
 )
@@ -128,9 +128,11 @@ def smem_bytes(problem: Problem, kind: Kind, slab_rows: int, stages: int) -> int
     if kind in ("outputs", "inverse"):
         # Either product of backward, and forward's: the longer rows decide.
         channels = max(problem.head_dim, problem.value_dim)
-        channels = min(channels, channels_of(problem.dtype, channels))
+        width = channels_of(problem.dtype, channels)
         stage = 0 if kind == "inverse" else 2 * stage_bytes(size)
-        return stages * slab_rows * row_bytes(channels, size) + stage
+        # Products run over all channels of a block of threads, or over half of them.
+        row = row_bytes(width if channels > width // 2 else width // 2, size)
+        return stages * slab_rows * row + stage
     if kind == "score_gradients":
         both = row_bytes(problem.head_dim, size) + row_bytes(problem.value_dim, size)
         return (ROWS + stages * slab_rows) * both + 2 * stage_bytes(size)
@@ -220,7 +222,7 @@ def _slab(
     before = math.prod(box[:split])
     columns = min(slab, own[split]) * math.prod(own[split + 1 :])
     met = math.prod(own[:split]) * (-(-own[split] // slab) + 1)
-    return split, slab, slab * after, slabs * before, met * -(-columns // CHUNK)
+    return split, slab, slab * after, slabs * before, met * -(-columns // chunk_of(problem.item_bytes))
 
 
 def _time_us(
@@ -242,7 +244,7 @@ def _time_us(
     columns = own.counts.box_tokens / own.counts.tiles
     parts = min(slabs, columns)
     groups = -(-columns / parts // 16) * parts
-    chunks = -(-columns / parts // CHUNK) * parts
+    chunks = -(-columns / parts // chunk_of(problem.item_bytes)) * parts
     warp_tiles = tiles * WARPS
     products = warp_tiles * groups * 16 * WARP_ROWS
     multiply = _MULTIPLY[problem.dtype]

@@ -21,14 +21,14 @@ _ARRAYS = (
     "maxima",
 )  # fmt: skip
 _COUNTS = (
-    "batch", "heads", "head_group", "channels", "value_channels", "channel_blocks", "split", "slab",
-    "slab_rows", "stages", "chunks", "vectors", "fills", "is_precise",
+    "batch", "heads", "head_group", "channels", "value_channels", "split", "slab", "slab_rows",
+    "stages", "chunks", "vectors", "fills", "is_precise",
 )  # fmt: skip
 
 # Bits of `vectors`, in the order of the enumeration of the sources.
 VECTORS = {
     name: 1 << bit
-    for bit, name in enumerate(("query", "key", "dout", "value", "weights", "gradient"))
+    for bit, name in enumerate(("query", "key", "dout", "value", "output", "weights", "gradient"))
 }
 
 GEMM_PARAMS = np.dtype(
@@ -44,7 +44,7 @@ GEMM_PARAMS = np.dtype(
 )
 
 # A structured element costs four times as much as its bytes.
-_BYTES = struct.Struct(f"@{'Q6q' * len(_ARRAYS)}2d{5 * AXES + 3 * AXES + len(_COUNTS)}i")
+_BYTES = struct.Struct(f"@{'Q6q' * len(_ARRAYS)}2d{5 * AXES + 3 * AXES + len(_COUNTS)}i0q")
 
 
 def pack_gemm(fields: Mapping[str, Any]) -> np.ndarray[Any, Any]:

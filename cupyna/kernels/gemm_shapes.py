@@ -7,24 +7,23 @@ from collections.abc import Iterator
 from .variant import Variant
 
 __all__ = [
-    "CHUNK",
     "MOST_SLAB_ROWS",
     "ROWS",
     "SMEM_BYTES",
     "WARPS",
     "WARP_ROWS",
     "channels_of",
+    "chunk_of",
     "gemm_variant",
     "gemm_variants",
     "row_bytes",
     "stage_bytes",
 ]
 
-# As in cuda_src/mainloop/gemm_tile.cuh: a warp's rows, warps of a block, columns of a chunk.
+# As in cuda_src/mainloop/gemm_tile.cuh: a warp's rows, and warps of a block.
 WARP_ROWS = 16
 WARPS = 4
 ROWS = WARPS * WARP_ROWS
-CHUNK = 64
 
 # Coordinates of a slab fit their fields, and its rows the division of slots.cuh.
 MOST_SLAB_ROWS = 510
@@ -73,9 +72,9 @@ def gemm_variant(family: str, dtype: str, channels: int = 0) -> Variant:
 
 def _blocks(family: str, dtype: str, channels: int) -> int:
     """Blocks that one multiprocessor is to hold: as many as have registers enough."""
-    if family == "gemm_score_gradients" or (dtype == "float64" and not channels):
+    if family == "gemm_score_gradients" or dtype == "float64":
         return 2
-    if dtype == "float64" or channels > 64:
+    if channels > 64 or family == "gemm_scores" or (dtype == "float32" and family == "gemm_outputs"):
         return 3
     return 4
 
@@ -88,4 +87,9 @@ def row_bytes(channels: int, item_bytes: int) -> int:
 
 def stage_bytes(item_bytes: int) -> int:
     """Bytes of one chunk's weights for all warps: GemmStage of the sources."""
-    return ROWS * (CHUNK * item_bytes + 16)
+    return ROWS * (chunk_of(item_bytes) * item_bytes + 16)
+
+
+def chunk_of(item_bytes: int) -> int:
+    """Columns that a warp takes at a time."""
+    return 32 if item_bytes == 8 else 64
