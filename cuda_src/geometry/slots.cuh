@@ -38,9 +38,7 @@ struct Part {
     if (box.y.end <= box.y.begin || box.z.end <= box.z.begin) x_extent = 0;
   }
 
-  CUPYNA_HOST_DEVICE int columns() const {
-    return x_extent * y_extent.divisor * z_extent.divisor;
-  }
+  CUPYNA_HOST_DEVICE int columns() const { return x_extent * y_extent.divisor * z_extent.divisor; }
 
   // Coordinates of a column inside the part.
   CUPYNA_HOST_DEVICE Coordinate at(int column) const {

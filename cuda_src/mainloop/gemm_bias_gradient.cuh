@@ -37,8 +37,8 @@ struct GemmBiasGradient {
       const int y_slot = slot(place_of(params.axis[1], y), y_entry);
       if (x_slot < 0 || y_slot < 0) continue;
       const int first = (x_slot * params.axis[1].kernel_size + y_slot) * params.axis[2].kernel_size;
-      const T* const row = params.gradient.at<const T>(batch, x, y, 0, head) +
-                           first * params.gradient.channel;
+      const T* const row =
+          params.gradient.at<const T>(batch, x, y, 0, head) + first * params.gradient.channel;
 #pragma unroll 4
       for (int z = 0; z < params.axis[2].length; ++z) {
         const int z_slot = slot(place_of(params.axis[2], z), z_entry);

@@ -14,8 +14,8 @@ template <typename T, int kChannels>
 struct GemmInverse : GemmTile<T, Side::kKey> {
   using Tile = GemmTile<T, Side::kKey>;
   using Number = Wide<T>;
-  using typename Tile::Shared;
   using Tile::params, Tile::shared, Tile::warp, Tile::lane, Tile::head;
+  using typename Tile::Shared;
   static constexpr int kTiles = kChannels / 8;
 
   // Bytes to the slot of key 0, if its window held that, of each column's query.
@@ -122,9 +122,9 @@ struct GemmInverse : GemmTile<T, Side::kKey> {
       const int begin = Tile::slots().index(shared.line[0].window_begin(query.x),
                                             shared.line[1].window_begin(query.y),
                                             shared.line[2].window_begin(query.z));
-      offsets[warp][i] = (Tile::offset_of(params.weights, query, query_head) -
-                          begin * params.weights.channel) *
-                         int(sizeof(T));
+      offsets[warp][i] =
+          (Tile::offset_of(params.weights, query, query_head) - begin * params.weights.channel) *
+          int(sizeof(T));
     }
     __syncwarp();
   }

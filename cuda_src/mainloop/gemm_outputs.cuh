@@ -25,7 +25,8 @@ __device__ __forceinline__ void store_pair(T* row, int channel, int channels, lo
     T low, high;
   };
   if (is_vector) {
-    if (channel < channels) *reinterpret_cast<Pair*>(row + channel) = {narrow<T>(low), narrow<T>(high)};
+    if (channel < channels)
+      *reinterpret_cast<Pair*>(row + channel) = {narrow<T>(low), narrow<T>(high)};
     return;
   }
   if (channel < channels) row[channel * stride] = narrow<T>(low);
@@ -37,10 +38,10 @@ struct GemmOutputs : GemmScoreTile<T> {
   using Base = GemmScoreTile<T>;
   using Tile = typename Base::Tile;
   using Stage = typename Base::Stage;
+  using Base::params, Base::shared, Base::warp, Base::lane, Base::head;
   using typename Base::Number;
   using typename Base::Rows;
   using typename Base::Shared;
-  using Base::params, Base::shared, Base::warp, Base::lane, Base::head;
   static constexpr int kTiles = kChannels / 8;
 
   char* const memory;
@@ -161,7 +162,8 @@ struct GemmOutputs : GemmScoreTile<T> {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const Number most = maxima[half] == nullptr ? Number(0) : maxima[half][chunk];
-      factors[half] = most == largest[half] ? Number(1) : Exponential<Number>::of(largest[half] - most);
+      factors[half] =
+          most == largest[half] ? Number(1) : Exponential<Number>::of(largest[half] - most);
       largest[half] = most;
     }
     ++chunk;
@@ -182,8 +184,7 @@ struct GemmOutputs : GemmScoreTile<T> {
       if (!is_real) continue;
       Number factor = Number(params.scale);
       if (maxima[half] != nullptr) factor /= maxima[half][params.chunks];
-      T* const row = static_cast<T*>(params.query.data) +
-                     Tile::offset_of(params.query, at, head) +
+      T* const row = static_cast<T*>(params.query.data) + Tile::offset_of(params.query, at, head) +
                      first_channel * params.query.channel;
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {

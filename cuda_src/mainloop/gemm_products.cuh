@@ -14,7 +14,7 @@ namespace cupyna {
 
 // Tiles of eight columns of a chunk: as many as there are registers for.
 template <typename T>
-constexpr int kChunkTiles = sizeof(T) == 8 ? 4 : 8;
+constexpr int kChunkTiles = sizeof(T) == 2 ? 8 : 4;
 
 // Calls `work` with the number of tiles that are there as a constant: all of them or half.
 // Branches between products would keep loads from overlapping them.
@@ -61,9 +61,35 @@ struct GemmProducts {
   // of both hold `bytes` bytes; the first kCount tiles of columns are there.
   template <int kCount>
   static __device__ __forceinline__ void multiply_rows(float (&sums)[kChunkTiles<T>][4],
-                                                       const char* own, const char* slab,
-                                                       int pitch, int bytes, const int* rows,
+                                                       const char* own, const char* slab, int pitch,
+                                                       int bytes, const int* rows,
                                                        bool is_precise) {
+    if (!kIsWide || is_precise) {
+      add_rows<kCount, true>(sums, own, slab, pitch, bytes, rows);
+    } else {
+      add_rows<kCount, false>(sums, own, slab, pitch, bytes, rows);
+    }
+  }
+
+  // sums += A B: fetched elements of 16 columns, and the slab's rows that these name. The first
+  // kCount tiles of eight channels are there.
+  template <int kCount, int kTiles>
+  static __device__ __forceinline__ void multiply_block(float (&sums)[kTiles][4],
+                                                        const GatheredBlock<T>& block,
+                                                        const char* slab, int pitch,
+                                                        const int* rows, bool is_precise) {
+    if (!kIsWide || is_precise) {
+      add_block<kCount, true>(sums, block, slab, pitch, rows);
+    } else {
+      add_block<kCount, false>(sums, block, slab, pitch, rows);
+    }
+  }
+
+ private:
+  template <int kCount, bool kIsPrecise>
+  static __device__ __forceinline__ void add_rows(float (&sums)[kChunkTiles<T>][4], const char* own,
+                                                  const char* slab, int pitch, int bytes,
+                                                  const int* rows) {
     const int lane = threadIdx.x % 32;
     const unsigned left = ptx::shared_address(own) + lane % 16 * pitch + lane / 16 * 16;
     unsigned right[kCount / 2];
@@ -83,8 +109,8 @@ struct GemmProducts {
         unsigned b[4];
         ptx::ldmatrix_x4(b, right[pair] + at);
         if constexpr (kIsWide) {
-          multiply_tf32(sums[2 * pair], big, small, b[0], b[1], is_precise);
-          multiply_tf32(sums[2 * pair + 1], big, small, b[2], b[3], is_precise);
+          multiply_tf32<kIsPrecise>(sums[2 * pair], big, small, b[0], b[1]);
+          multiply_tf32<kIsPrecise>(sums[2 * pair + 1], big, small, b[2], b[3]);
         } else {
           ptx::mma_m16n8k16<T>(sums[2 * pair], a, b[0], b[1]);
           ptx::mma_m16n8k16<T>(sums[2 * pair + 1], a, b[2], b[3]);
@@ -93,20 +119,16 @@ struct GemmProducts {
     }
   }
 
-  // sums += A B: fetched elements of 16 columns, and the slab's rows that these name. The first
-  // kCount tiles of eight channels are there.
-  template <int kCount, int kTiles>
-  static __device__ __forceinline__ void multiply_block(float (&sums)[kTiles][4],
-                                                        const GatheredBlock<T>& block,
-                                                        const char* slab, int pitch,
-                                                        const int* rows, bool is_precise) {
+  template <int kCount, bool kIsPrecise, int kTiles>
+  static __device__ __forceinline__ void add_block(float (&sums)[kTiles][4],
+                                                   const GatheredBlock<T>& block, const char* slab,
+                                                   int pitch, const int* rows) {
     const int lane = threadIdx.x % 32;
     if constexpr (kIsWide) {
 #pragma unroll
       for (int step = 0; step < 2; ++step) {
         const int first = step * 8 + lane % 4 * 2;
-        const float* upper =
-            reinterpret_cast<const float*>(slab + rows[first] * pitch) + lane / 4;
+        const float* upper = reinterpret_cast<const float*>(slab + rows[first] * pitch) + lane / 4;
         const float* lower =
             reinterpret_cast<const float*>(slab + rows[first + 1] * pitch) + lane / 4;
         unsigned a[4], big[4], small[4];
@@ -115,13 +137,12 @@ struct GemmProducts {
         split(a, big, small);
 #pragma unroll
         for (int n = 0; n < kCount; ++n) {
-          multiply_tf32(sums[n], big, small, __float_as_uint(upper[n * 8]),
-                        __float_as_uint(lower[n * 8]), is_precise);
+          multiply_tf32<kIsPrecise>(sums[n], big, small, __float_as_uint(upper[n * 8]),
+                                    __float_as_uint(lower[n * 8]));
         }
       }
     } else {
-      const unsigned right =
-          ptx::shared_address(slab) + rows[lane % 16] * pitch + lane / 16 * 16;
+      const unsigned right = ptx::shared_address(slab) + rows[lane % 16] * pitch + lane / 16 * 16;
       unsigned a[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -137,7 +158,6 @@ struct GemmProducts {
     }
   }
 
- private:
   static __device__ __forceinline__ unsigned both(const T& low, const T& high) {
     return *reinterpret_cast<const unsigned short*>(&low) |
            static_cast<unsigned>(*reinterpret_cast<const unsigned short*>(&high)) << 16;
@@ -153,10 +173,11 @@ struct GemmProducts {
   }
 
   // What TF32 rounds away of either factor meets the other one; both parts of it are too small.
+  template <bool kIsPrecise>
   static __device__ __forceinline__ void multiply_tf32(float (&sums)[4], const unsigned (&big)[4],
                                                        const unsigned (&small)[4], unsigned b0,
-                                                       unsigned b1, bool is_precise) {
-    if (!is_precise) {
+                                                       unsigned b1) {
+    if (!kIsPrecise) {
       ptx::mma_m16n8k8(sums, big, Tf32::rounded(b0), Tf32::rounded(b1));
       return;
     }
@@ -175,9 +196,8 @@ template <>
 struct GemmProducts<double> {
   template <int kCount>
   static __device__ __forceinline__ void multiply_rows(double (&sums)[kChunkTiles<double>][4],
-                                                       const char* own, const char* slab,
-                                                       int pitch, int bytes, const int* rows,
-                                                       bool) {
+                                                       const char* own, const char* slab, int pitch,
+                                                       int bytes, const int* rows, bool) {
     const int lane = threadIdx.x % 32;
     const char* left = own + lane / 4 * pitch + lane % 4 * 8;
     int right[kCount];
@@ -207,8 +227,7 @@ struct GemmProducts<double> {
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       const int column = step / 2 * 8 + lane % 4 * 2 + step % 2;
-      const double* right =
-          reinterpret_cast<const double*>(slab + rows[column] * pitch) + lane / 4;
+      const double* right = reinterpret_cast<const double*>(slab + rows[column] * pitch) + lane / 4;
 #pragma unroll
       for (int n = 0; n < kCount; ++n) {
         ptx::mma_m8n8k4(sums[n][0], sums[n][1], block.element[0][step], right[n * 8]);

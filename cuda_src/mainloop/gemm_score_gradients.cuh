@@ -15,10 +15,10 @@ struct GemmScoreGradients : GemmScoreTile<T> {
   using Base = GemmScoreTile<T>;
   using Tile = typename Base::Tile;
   using Stage = typename Base::Stage;
+  using Base::params, Base::shared, Base::warp, Base::lane, Base::head;
   using typename Base::Number;
   using typename Base::Rows;
   using typename Base::Shared;
-  using Base::params, Base::shared, Base::warp, Base::lane, Base::head;
 
   const int pitch, value_pitch;
   char* const queries;
@@ -37,9 +37,9 @@ struct GemmScoreGradients : GemmScoreTile<T> {
         queries(memory),
         douts(queries + Tile::kRows * pitch),
         slabs(douts + Tile::kRows * value_pitch),
-        buffer(reinterpret_cast<T*>(slabs + given.stages * given.slab_rows *
-                                                (pitch + value_pitch)) +
-               warp * 2 * Stage::kElements) {}
+        buffer(
+            reinterpret_cast<T*>(slabs + given.stages * given.slab_rows * (pitch + value_pitch)) +
+            warp * 2 * Stage::kElements) {}
 
   __device__ __forceinline__ void compute() {
     Tile::place();
@@ -159,21 +159,22 @@ struct GemmScoreGradients : GemmScoreTile<T> {
     for (int half = 0; half < 2; ++half) {
       bool is_real;
       const Coordinate at = Tile::position_of(Tile::row_of(half), is_real);
-      const T* dout = static_cast<const T*>(params.dout.data) +
-                      Tile::offset_of(params.dout, at, head);
-      const T* output = static_cast<const T*>(params.output.data) +
-                        Tile::offset_of(params.output, at, head);
+      const T* dout =
+          static_cast<const T*>(params.dout.data) + Tile::offset_of(params.dout, at, head);
+      const T* output =
+          static_cast<const T*>(params.output.data) + Tile::offset_of(params.output, at, head);
       Number sum = params.is_vector(kDoutArray) && params.is_vector(kOutputArray)
                        ? vector_product(dout, output)
                        : product(dout, output);
       sum += __shfl_xor_sync(0xffffffffu, sum, 1);
       sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-      lse[half] = static_cast<const Number*>(
-          params.lse.data)[Tile::offset_of(params.lse, at, head)] * Exponential<Number>::kUnit;
+      lse[half] =
+          static_cast<const Number*>(params.lse.data)[Tile::offset_of(params.lse, at, head)] *
+          Exponential<Number>::kUnit;
       delta[half] = sum;
       if (params.dlse.data != nullptr) {
-        delta[half] -= static_cast<const Number*>(
-            params.dlse.data)[Tile::offset_of(params.dlse, at, head)];
+        delta[half] -=
+            static_cast<const Number*>(params.dlse.data)[Tile::offset_of(params.dlse, at, head)];
       }
     }
   }

@@ -34,8 +34,8 @@ struct GemmScoreTile : GemmTile<T, Side::kQuery> {
   using Number = Wide<T>;
   using Tile = GemmTile<T, Side::kQuery>;
   using Stage = GemmStage<T, Tile::kChunk>;
-  using typename Tile::Shared;
   using Tile::params, Tile::shared, Tile::warp, Tile::lane, Tile::head;
+  using typename Tile::Shared;
 
   // Windows of rows l / 4 and l / 4 + 8 inside a part.
   struct Rows {
@@ -70,9 +70,7 @@ struct GemmScoreTile : GemmTile<T, Side::kQuery> {
   }
 
   // The row of the tile that a lane moves.
-  __device__ __forceinline__ int stage_row() const {
-    return warp * Tile::kWarpRows + lane / 2;
-  }
+  __device__ __forceinline__ int stage_row() const { return warp * Tile::kWarpRows + lane / 2; }
 
   // Where a number of row l / 4 or l / 4 + 8 is, or null.
   __device__ __forceinline__ Number* number_of(const Array& array, int half) const {
@@ -124,8 +122,7 @@ struct GemmScoreTile : GemmTile<T, Side::kQuery> {
                                         T* const (&targets)[2]) const {
 #pragma unroll
     for (int n = 0; n < kCount; ++n) {
-      const int2 steps =
-          *reinterpret_cast<const int2*>(&shared.steps[warp][n * 8 + lane % 4 * 2]);
+      const int2 steps = *reinterpret_cast<const int2*>(&shared.steps[warp][n * 8 + lane % 4 * 2]);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         if (wanted.has(half, n, 0)) targets[half][steps.x] = narrow<T>(numbers[n][2 * half]);
@@ -140,8 +137,7 @@ struct GemmScoreTile : GemmTile<T, Side::kQuery> {
                                             T* const (&targets)[2]) const {
 #pragma unroll
     for (int n = 0; n < kCount; ++n) {
-      const int2 steps =
-          *reinterpret_cast<const int2*>(&shared.steps[warp][n * 8 + lane % 4 * 2]);
+      const int2 steps = *reinterpret_cast<const int2*>(&shared.steps[warp][n * 8 + lane % 4 * 2]);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         if (wanted.has(half, n, 0)) numbers[n][2 * half] = targets[half][steps.x];
@@ -177,10 +173,10 @@ struct GemmScoreTile : GemmTile<T, Side::kQuery> {
   __device__ __forceinline__ const T* bias_of(int half, const Coordinate& origin) const {
     bool is_real;
     const Coordinate query = Tile::position_of(Tile::row_of(half), is_real);
-    return params.bias.template at<const T>(
-        0, origin.x - query.x + params.axis[0].kernel_size - 1,
-        origin.y - query.y + params.axis[1].kernel_size - 1,
-        origin.z - query.z + params.axis[2].kernel_size - 1, head);
+    return params.bias.template at<const T>(0, origin.x - query.x + params.axis[0].kernel_size - 1,
+                                            origin.y - query.y + params.axis[1].kernel_size - 1,
+                                            origin.z - query.z + params.axis[2].kernel_size - 1,
+                                            head);
   }
 
   __device__ __forceinline__ long long bias_step(unsigned column) const {

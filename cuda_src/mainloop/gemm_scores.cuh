@@ -18,10 +18,10 @@ struct GemmScores : GemmScoreTile<T> {
   using Base = GemmScoreTile<T>;
   using Tile = typename Base::Tile;
   using Stage = typename Base::Stage;
+  using Base::params, Base::shared, Base::warp, Base::lane, Base::head;
   using typename Base::Number;
   using typename Base::Rows;
   using typename Base::Shared;
-  using Base::params, Base::shared, Base::warp, Base::lane, Base::head;
 
   const int pitch;
   char* const queries;

@@ -22,7 +22,7 @@ struct GemmStage {
   // Two lanes share a row: lane / 2 of the warp's.
   T* const buffer;
   const int lane;
-  T* const row;  // slot 0
+  T* const row;             // slot 0
   const long long& stride;  // a parameter of the launch
   const bool is_real, is_vector;
   int begin = 0;  // slot at the buffer's begin
@@ -77,7 +77,8 @@ struct GemmStage {
       const int end = min_of(next, begin + kPitch);
       if (is_real) {
         for (int slot = begin + lane % 2 * kVector; slot < end; slot += 2 * kVector) {
-          *reinterpret_cast<uint4*>(row + slot) = *reinterpret_cast<const uint4*>(own + slot - begin);
+          *reinterpret_cast<uint4*>(row + slot) =
+              *reinterpret_cast<const uint4*>(own + slot - begin);
         }
       }
       __syncwarp();
@@ -148,7 +149,7 @@ struct SlotRun {
     first = past;
     const Coordinate last = part.at(min_of(end, part.columns()) - 1);
     past = slots.first_from(*window, Coordinate{part.origin.x + last.x, part.origin.y + last.y,
-                                               part.origin.z + last.z + 1});
+                                                part.origin.z + last.z + 1});
   }
 };
 

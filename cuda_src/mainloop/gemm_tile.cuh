@@ -43,7 +43,7 @@ struct GemmTile {
   Shared& shared;
   const int warp, lane;
   int head, batch, block;
-  bool has_rows;   // whether any token of the warp exists
+  bool has_rows;  // whether any token of the warp exists
 
   __device__ GemmTile(const GemmParams& params, Shared& shared)
       : params(params), shared(shared), warp(threadIdx.x / 32), lane(threadIdx.x % 32) {}
@@ -58,8 +58,7 @@ struct GemmTile {
     if (threadIdx.x < kRows) {
       bool is_real;
       const Coordinate at = position_of(threadIdx.x, is_real);
-      shared.windows[threadIdx.x] =
-          Window{partners(0, at.x), partners(1, at.y), partners(2, at.z)};
+      shared.windows[threadIdx.x] = Window{partners(0, at.x), partners(1, at.y), partners(2, at.z)};
     }
     __syncthreads();
     bool is_real;
@@ -127,8 +126,8 @@ struct GemmTile {
     const int step = 32 >> lanes_log2;
 #pragma unroll 1
     for (int first = warp * kBatch; first < rows; first += kWarps * kBatch) {
-      const unsigned long long own = reinterpret_cast<unsigned long long>(
-          source(min_of(first + lane % kBatch, rows - 1)));
+      const unsigned long long own =
+          reinterpret_cast<unsigned long long>(source(min_of(first + lane % kBatch, rows - 1)));
       const int count = min_of(kBatch, rows - first);
       for (int in_batch = lane >> lanes_log2, i = 0; i < count; i += step, in_batch += step) {
         const T* from = reinterpret_cast<const T*>(__shfl_sync(0xffffffffu, own, in_batch % 32));
@@ -144,10 +143,11 @@ struct GemmTile {
   __device__ __forceinline__ void copy_tile(char* target, const Array& array, int channels,
                                             bool is_vector) const {
     const T* data = static_cast<const T*>(array.data);
-    copy_rows<kWarpRows>(target, pitch_of(channels), kRows, channels, is_vector, array.channel, [&](int row) {
-      bool is_real;
-      return data + offset_of(array, position_of(row, is_real), head);
-    });
+    copy_rows<kWarpRows>(target, pitch_of(channels), kRows, channels, is_vector, array.channel,
+                         [&](int row) {
+                           bool is_real;
+                           return data + offset_of(array, position_of(row, is_real), head);
+                         });
   }
 
   // A slab's rows of an array, `channels` channels from `first` on.
@@ -158,10 +158,10 @@ struct GemmTile {
     const T* data = static_cast<const T*>(array.data) + first * array.channel;
     copy_rows<32>(target, pitch, part.columns(), channels, is_vector, array.channel, [&](int row) {
       const Coordinate at = part.at(row);
-      return data + offset_of(array,
-                              Coordinate{part.origin.x + at.x, part.origin.y + at.y,
-                                         part.origin.z + at.z},
-                              of_head);
+      return data +
+             offset_of(array,
+                       Coordinate{part.origin.x + at.x, part.origin.y + at.y, part.origin.z + at.z},
+                       of_head);
     });
   }
 
@@ -239,8 +239,9 @@ struct GemmTile {
     for (int i = kAxes - 1; i > axis; --i) tile /= params.tile[i].tiles;
     const AxisParams& along = params.axis[axis];
     const GemmTileAxis& cut = params.tile[axis];
-    const AxisTiling tiling{along.length,   along.kernel_size,    along.stride,
-                            along.dilation, along.is_causal != 0, 1 << (cut.warp_log2 + cut.warps_log2)};
+    const AxisTiling tiling{along.length,         along.kernel_size,
+                            along.stride,         along.dilation,
+                            along.is_causal != 0, 1 << (cut.warp_log2 + cut.warps_log2)};
     shared.own[axis] = tiling.tile(static_cast<int>(tile % cut.tiles), kSide);
     shared.line[axis] = tiling.line(shared.own[axis].group);
   }

@@ -386,7 +386,9 @@ class _Launcher:
         heads = problem.kv_heads if kind == "inverse" else problem.heads
         blocks, planes = math.prod(tiles) * channel_blocks, heads * problem.batch
         # What a block finds out about its tile serves for several heads.
-        spare = blocks * planes // (_WAVES * _BLOCKS_OF_PROCESSOR * self._execution.device.processors)
+        spare = (
+            blocks * planes // (_WAVES * _BLOCKS_OF_PROCESSOR * self._execution.device.processors)
+        )
         planes_of_block = min(max(spare, 1), _MOST_PLANES_OF_BLOCK)
         rows = min(-(-planes // planes_of_block), _MOST_GRID_ROWS)
         self._queue(variant, (blocks, rows, 1), plan.smem_bytes, fields)

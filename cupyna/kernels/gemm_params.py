@@ -12,9 +12,7 @@ from .params import ABSENT, ARRAY, AXES, AXIS
 
 __all__ = ["GEMM_PARAMS", "VECTORS", "pack_gemm"]
 
-TILE = np.dtype(
-    [(name, np.int32) for name in ("warp_log2", "warps_log2", "tiles")], align=True
-)
+TILE = np.dtype([(name, np.int32) for name in ("warp_log2", "warps_log2", "tiles")], align=True)
 
 _ARRAYS = (
     "query", "key", "dout", "value", "output", "weights", "gradient", "lse", "dlse", "bias",

@@ -16,6 +16,7 @@ __all__ = [
     "chunk_of",
     "gemm_variant",
     "gemm_variants",
+    "resident_blocks",
     "row_bytes",
     "stage_bytes",
 ]
@@ -74,9 +75,17 @@ def _blocks(family: str, dtype: str, channels: int) -> int:
     """Blocks that one multiprocessor is to hold: as many as have registers enough."""
     if family == "gemm_score_gradients" or dtype == "float64":
         return 2
-    if channels > 64 or family == "gemm_scores" or (dtype == "float32" and family == "gemm_outputs"):
+    if dtype == "float32" and family == "gemm_outputs":
+        return 2
+    if channels > 64 or family == "gemm_scores" or dtype == "float32":
         return 3
     return 4
+
+
+def resident_blocks(kind: str, dtype: str, channels: int) -> int:
+    """Blocks of threads that a multiprocessor holds by the registers of one of the products."""
+    width = channels_of(dtype, channels) if kind in ("outputs", "inverse") else 0
+    return _blocks(f"gemm_{kind}", dtype, width)
 
 
 def row_bytes(channels: int, item_bytes: int) -> int:
@@ -92,4 +101,4 @@ def stage_bytes(item_bytes: int) -> int:
 
 def chunk_of(item_bytes: int) -> int:
     """Columns that a warp takes at a time."""
-    return 32 if item_bytes == 8 else 64
+    return 64 if item_bytes == 2 else 32

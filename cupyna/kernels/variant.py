@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ARCHITECTURES", "SERVED", "STATIC_SMEM_BYTES", "Variant", "architecture_of", "architectures_on"]
+__all__ = [
+    "ARCHITECTURES",
+    "SERVED",
+    "STATIC_SMEM_BYTES",
+    "Variant",
+    "architecture_of",
+    "architectures_on",
+]
 
 PORTABLE = ("sm_80", "sm_90", "sm_100", "sm_120")
 HOPPER = ("sm_90a",)

@@ -44,25 +44,28 @@ def tile_picture(plan: TilePlan, index: tuple[int, int], warp_tile: tuple[int, i
     along = plan.axis_tiles
     tile = Tile((along[0][index[0]], along[1][index[1]]))
     height, width = (axis.length for axis in plan.axes)
-    shapes = [_box(0, 0, height, width, _COLORS["grid"], "#dddddd")]
+    shapes = [_box((0, 0), (height, width), _COLORS["grid"], "#dddddd")]
     shapes += [
-        _box(*part.begin, *part.end, _COLORS["dense" if part.is_dense else "edge"], "#888888")
+        _box(part.begin, part.end, _COLORS["dense" if part.is_dense else "edge"], "#888888")
         for part in plan.box_tiles(tile)
     ]
-    corners = [range(own.begin, own.end, step) for own, step in zip(tile.axes, warp_tile, strict=True)]
+    corners = [
+        range(own.begin, own.end, step) for own, step in zip(tile.axes, warp_tile, strict=True)
+    ]
     for x, y in itertools.product(*corners):
-        ends = (
+        ends = tuple(
             min(begin + step, own.end)
             for begin, step, own in zip((x, y), warp_tile, tile.axes, strict=True)
         )
-        shapes.append(_box(x, y, *ends, _COLORS["tile"], _COLORS["warp"]))
+        shapes.append(_box((x, y), ends, _COLORS["tile"], _COLORS["warp"]))
     size = f'viewBox="0 0 {width * _CELL} {height * _CELL}"'
     wide = math.ceil(width * _CELL * 0.8)
     body = "\n".join(shapes)
     return f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" {size}>\n{body}\n</svg>\n'
 
 
-def _box(top: int, left: int, bottom: int, right: int, fill: str, stroke: str) -> str:
+def _box(begin: tuple[int, ...], end: tuple[int, ...], fill: str, stroke: str) -> str:
+    (top, left), (bottom, right) = begin, end
     x, y = left * _CELL, top * _CELL
     return (
         f'<rect x="{x}" y="{y}" width="{(right - left) * _CELL}" '

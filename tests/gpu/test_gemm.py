@@ -207,9 +207,7 @@ def test_plain_tf32_is_asked_for() -> None:
     q, k, v = (put("cupy", a) for a in (given.q, given.k, given.v))
     exact = expected_forward(problem, given)["out"].exact
     errors = {
-        allowed: float(
-            np.abs(get(gemm.na2d(q, k, v, (13, 17), allow_tf32=allowed)) - exact).max()
-        )
+        allowed: float(np.abs(get(gemm.na2d(q, k, v, (13, 17), allow_tf32=allowed)) - exact).max())
         for allowed in (False, True)
     }
     # TF32 keeps 11 bits of a factor.
