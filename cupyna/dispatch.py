@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from .execution import Backend, Choice
 from .problem import METHODS, DeviceSpec, Method, Operation, Problem
@@ -40,9 +41,10 @@ def backends(kind: str) -> tuple[Backend, ...]:
 
         return BACKENDS
     from .backends.fused import CudaFused
+    from .backends.gemm import CudaGemm
     from .backends.naive import CudaNaive
 
-    return (CudaFused(), CudaNaive())
+    return (CudaFused(), CudaGemm(), CudaNaive())
 
 
 def select(
@@ -56,7 +58,7 @@ def select(
         If no backend of the asked method supports the problem; the message holds every reason.
     """
     reasons = []
-    for backend in backends(device.kind):
+    for backend in _ordered(problem, operation, device):
         if method in (None, backend.method):
             refusals = backend.refusals(problem, operation, device)
             if not refusals:
@@ -70,7 +72,7 @@ def select(
 def candidates(problem: Problem, operation: Operation, device: DeviceSpec) -> tuple[Candidate, ...]:
     """Every method's answer to a problem, in the order of preference."""
     found = []
-    for backend in backends(device.kind):
+    for backend in _ordered(problem, operation, device):
         refusals = backend.refusals(problem, operation, device)
         choice = None if refusals else backend.choice(problem, operation, device)
         found.append(Candidate(backend.name, backend.method, refusals, choice))
@@ -79,6 +81,26 @@ def candidates(problem: Problem, operation: Operation, device: DeviceSpec) -> tu
         if method not in present:
             found.append(Candidate(method, method, (_no_backend(device),), None))
     return tuple(found)
+
+
+@lru_cache(maxsize=4096)
+def _ordered(problem: Problem, operation: Operation, device: DeviceSpec) -> tuple[Backend, ...]:
+    """The backends of a device as the library prefers them for a problem.
+
+    Of two methods that store weights on a GPU, the one that is expected to be faster comes first.
+    """
+    found = backends(device.kind)
+    if device.kind == "cpu":
+        return found
+    unfused = [backend for backend in found if backend.method != "fused"]
+
+    def time_us(backend: Backend) -> float:
+        if backend.refusals(problem, operation, device):
+            return math.inf
+        return backend.choice(problem, operation, device).time_us
+
+    rest = (backend for backend in found if backend.method == "fused")
+    return (*rest, *sorted(unfused, key=time_us))
 
 
 def _no_backend(device: DeviceSpec) -> str:

@@ -4,7 +4,10 @@ import re
 from pathlib import Path
 
 from cupyna import __version__
+from cupyna.geometry import Axis
 from cupyna.profiling.pages import unmeasured, write_pages
+from cupyna.profiling.pictures import tile_picture
+from cupyna.tiles import TilePlan
 
 project = "cupyna"
 author = "The cupyna authors"
@@ -59,7 +62,21 @@ def write_measured_parts(app):
     write_pages(Path(app.srcdir))
 
 
+def draw_tiles(app):
+    """Draw the tiles of the gemm method from their plans."""
+    pictures = Path(app.srcdir) / "generated"
+    pictures.mkdir(exist_ok=True)
+    axes = (Axis(length=32, kernel_size=13),) * 2
+    queries = TilePlan(axes, (8, 8), (4, 4))
+    keys = TilePlan(axes, (8, 8), (4, 4), "key")
+    tiles = (("", queries, (1, 1)), ("-corner", queries, (0, 0)), ("-keys", keys, (0, 0)))
+    for name, plan, index in tiles:
+        picture = tile_picture(plan, index, (4, 4))
+        (pictures / f"gemm-tile{name}.svg").write_text(picture, "utf-8")
+
+
 def setup(app):
     """Write the tables before pages are read, and mend docstrings before numpydoc reads them."""
     app.connect("builder-inited", write_measured_parts)
+    app.connect("builder-inited", draw_tiles)
     app.connect("autodoc-process-docstring", escape_shapes, priority=100)

@@ -1,6 +1,7 @@
 // The device geometry, compiled by a host compiler and called through a C interface.
 #include "geometry/box.cuh"
 #include "geometry/mask.cuh"
+#include "geometry/slots.cuh"
 #include "geometry/tile.cuh"
 #include "geometry/window.cuh"
 
@@ -58,5 +59,23 @@ int window_contains(const int* bounds, const int* origin, const int* at) {
 
 unsigned interval_bits(int begin, int end, int first) {
   return cupyna::Interval{begin, end}.bits_from(first);
+}
+
+// Columns of a part as coordinates, [columns, 3], and for a window the first slot with a key from
+// each column on, [columns]; returns the number of columns. Boxes are begin and end for each axis.
+int part_slots(const int* box, const int* bounds, const int* kernel_size, int* at, int* first) {
+  const cupyna::Part part(cupyna::Window{{box[0], box[1]}, {box[2], box[3]}, {box[4], box[5]}});
+  const cupyna::Window window{
+      {bounds[0], bounds[1]}, {bounds[2], bounds[3]}, {bounds[4], bounds[5]}};
+  const cupyna::Slots slots{kernel_size[0], kernel_size[1], kernel_size[2]};
+  for (int column = 0; column < part.columns(); ++column) {
+    const cupyna::Coordinate in = part.at(column);
+    const cupyna::Coordinate to{part.origin.x + in.x, part.origin.y + in.y, part.origin.z + in.z};
+    at[3 * column] = to.x;
+    at[3 * column + 1] = to.y;
+    at[3 * column + 2] = to.z;
+    first[column] = slots.first_from(window, to);
+  }
+  return part.columns();
 }
 }

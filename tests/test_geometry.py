@@ -202,3 +202,39 @@ def test_twin_packed_windows(
         pointer(bounds), pointer(np.array(origin, np.int32)), pointer(np.array(at, np.int32))
     )
     assert bool(packed) == expected
+
+
+@st.composite
+def boxes_with_windows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A box of at most 510 columns, a kernel size, and a window that may have shrunk."""
+    box, window, kernel_size = [], [], []
+    room = 510
+    for _ in range(3):
+        begin, extent = draw(st.integers(0, 50)), draw(st.integers(1, room))
+        room //= extent
+        size = draw(st.integers(1, 12))
+        first = draw(st.integers(max(0, begin - 12), begin + extent))
+        box.append((begin, begin + extent))
+        window.append((first, first + draw(st.integers(1, size))))
+        kernel_size.append(size)
+    return tuple(np.array(a, np.int32) for a in (box, window, kernel_size))  # type: ignore
+
+
+@given(drawn=boxes_with_windows())
+def test_twin_slots_of_columns(
+    twin: ctypes.CDLL, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> None:
+    box, window, kernel_size = drawn
+    at = np.full((512, 3), -1, np.int32)
+    first = np.full(512, -1, np.int32)
+    count = twin.part_slots(*(pointer(a) for a in (box, window, kernel_size, at, first)))
+    columns = list(itertools.product(*(range(*span) for span in box)))
+    assert at[:count].tolist() == [list(column) for column in columns]
+    keys = list(itertools.product(*(range(*span) for span in window)))
+    for column, found in zip(columns, first[:count], strict=True):
+        from_here = [key for key in keys if key >= column]
+        expected = int(np.prod(kernel_size))
+        if from_here:
+            offset = np.array(min(from_here)) - window[:, 0]
+            expected = int(np.ravel_multi_index(tuple(offset), tuple(kernel_size)))
+        assert found == expected, (column, window)

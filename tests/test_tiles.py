@@ -6,11 +6,13 @@ import itertools
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cupyna.geometry import Axis
 from cupyna.problem import Problem
+from cupyna.profiling.pictures import tile_picture
 from cupyna.testing import axes
 from cupyna.tiles import BoxTile, Tile, TilePlan
 
@@ -141,3 +143,16 @@ def test_large_grids_are_counted_without_walking_them() -> None:
     plan = TilePlan((Axis(1 << 20, 1 << 12),) * 3, (16, 8, 1), (1, 4, 24))
     assert plan.counts.useful_products == (1 << 32) ** 3
     assert 0 < plan.counts.coverage < 1
+
+
+def test_a_picture_shows_the_tile_and_its_box() -> None:
+    plan = TilePlan((Axis(length=32, kernel_size=13),) * 2, (8, 8), (4, 4))
+    picture = tile_picture(plan, (1, 1), (4, 4))
+    fills = Counter(part.split('"')[0] for part in picture.split('fill="')[1:])
+    dense = sum(
+        part.is_dense for part in plan.box_tiles(Tile(tuple(a[1] for a in plan.axis_tiles)))
+    )
+    # The grid, a 20 x 20 box in parts of 4 x 4, and four warps.
+    assert sorted(fills.values()) == sorted([1, dense, 25 - dense, 4])
+    with pytest.raises(ValueError, match="two axes"):
+        tile_picture(TilePlan(plan.axes[:1], (8,), (4,)), (0, 0), (4, 4))

@@ -37,7 +37,7 @@ _WORK = {
 }  # fmt: skip
 
 # Share of the multiply-add rate that the products reach.
-_PRODUCT_RATE = 0.45
+_PRODUCT_RATE = 0.34
 
 
 class CudaNaive:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .device import device_spec
-from .variant import Variant, architecture_of
+from .variant import STATIC_SMEM_BYTES, Variant, architecture_of
 
 __all__ = ["Kernel", "load"]
 
@@ -75,7 +75,10 @@ def _function(variant: Variant, device: int) -> Any:
 
     spec = device_spec(device)
     arch = architecture_of(variant, spec.compute_capability)
-    if variant.smem_bytes > spec.smem_bytes:
+    smem_bytes = variant.smem_bytes
+    if variant.is_elastic:
+        smem_bytes = min(smem_bytes, spec.smem_bytes - STATIC_SMEM_BYTES)
+    if smem_bytes > spec.smem_bytes:
         raise ValueError(
             f"{variant.symbol} needs {variant.smem_bytes} bytes of shared memory for a block, and "
             f"{spec.name} has {spec.smem_bytes}"
@@ -89,8 +92,8 @@ def _function(variant: Variant, device: int) -> Any:
     module = ready_module(variant, arch, spec.compute_capability)
     with cupy.cuda.Device(device):
         kernel = module.get_function(variant.symbol)
-        if variant.smem_bytes > _DEFAULT_SMEM_BYTES:
-            kernel.max_dynamic_shared_size_bytes = variant.smem_bytes
+        if smem_bytes > _DEFAULT_SMEM_BYTES:
+            kernel.max_dynamic_shared_size_bytes = smem_bytes
         return kernel.kernel
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from .fused_shapes import FORWARD_SHAPES, GRADIENT_SHAPES
+from .gemm_shapes import gemm_variants
 from .variant import ARCHITECTURES, Variant
 
 __all__ = ["VARIANTS", "Target", "Variant", "targets", "variant_of"]
@@ -48,7 +49,7 @@ def _fused() -> Iterator[Variant]:
                 yield Variant(family, dtype, 0, threads=256)
 
 
-VARIANTS: tuple[Variant, ...] = (*_naive(), *_fused())
+VARIANTS: tuple[Variant, ...] = (*_naive(), *gemm_variants(), *_fused())
 
 _BY_ROW = {(v.family, v.dtype, v.rank, frozenset(v.defines)): v for v in VARIANTS}
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ARCHITECTURES", "SERVED", "Variant", "architecture_of", "architectures_on"]
+__all__ = [
+    "ARCHITECTURES",
+    "SERVED",
+    "STATIC_SMEM_BYTES",
+    "Variant",
+    "architecture_of",
+    "architectures_on",
+]
 
 PORTABLE = ("sm_80", "sm_90", "sm_100", "sm_120")
 HOPPER = ("sm_90a",)
@@ -12,6 +19,9 @@ ARCHITECTURES = (*PORTABLE, *HOPPER)
 
 # A cubin runs on its own major version only, from its own minor version on.
 _PORTABLE_BY_MAJOR = {8: "sm_80", 9: "sm_90", 10: "sm_100", 12: "sm_120"}
+
+# What tables in static shared memory take of a block's, at most.
+STATIC_SMEM_BYTES = 8 * 1024
 
 SERVED = "8.x, 9.0, 10.x and 12.x"
 
@@ -44,6 +54,9 @@ class Variant:
         Only what changes registers belongs here.
     hopper : bool
         Uses instructions of compute capability 9.0 that no other has (WGMMA, TMA).
+    is_elastic : bool
+        Launches ask for as much shared memory as they are told to: a device that has less than
+        `smem_bytes` runs it as well.
     """
 
     family: str
@@ -53,6 +66,7 @@ class Variant:
     smem_bytes: int = 0
     defines: tuple[tuple[str, int], ...] = ()
     hopper: bool = False
+    is_elastic: bool = False
 
     @property
     def source(self) -> str:

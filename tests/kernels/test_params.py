@@ -18,6 +18,7 @@ from cupyna.kernels.attention_params import (
     pack_gradient,
 )
 from cupyna.kernels.compiler import find_compiler
+from cupyna.kernels.gemm_params import GEMM_PARAMS, VECTORS, pack_gemm
 from cupyna.kernels.params import PARAMS
 from cupyna.problem import Problem
 
@@ -41,6 +42,7 @@ def assertions(struct: str, dtype: np.dtype) -> Iterator[str]:
         ("params.cuh", "Params", PARAMS),
         ("attention_params.cuh", "AttentionParams", ATTENTION_PARAMS),
         ("attention_params.cuh", "ForwardParams", FORWARD_PARAMS),
+        ("gemm_params.cuh", "GemmParams", GEMM_PARAMS),
         ("attention_params.cuh", "GradientParams", GRADIENT_PARAMS),
     ],
 )
@@ -75,6 +77,25 @@ def test_attention_parameters() -> None:
     assert [tuple(tile) for tile in packed["tile"]] == [(0, 1, 1), (3, 2, 2), (4, 3, 1)]
     assert (packed["head_group"], packed["head_dim"], packed["value_dim"]) == (2, 16, 24)
     assert packed["scale"] == 0.5 and packed["query_flip"] == 0x80008000
+
+
+def test_gemm_parameters() -> None:
+    axes = ((1, 1, 1, 1, 0), (8, 3, 1, 2, 0), (9, 5, 2, 1, 1))
+    tiles = ((0, 0, 1), (1, 2, 3), (3, 0, 2))
+    arrays = {"query": (4096, 1, (2, 3, 4), 5, 6), "maxima": (512, 7, (8, 9, 10), 11, 12)}
+    (packed,) = pack_gemm(
+        {**arrays, "scale": -0.5, "axis": axes, "tile": tiles, "slab": 7, "is_precise": 1}
+    )
+    for name, (data, *_, channel) in arrays.items():
+        assert (packed[name]["data"], packed[name]["channel"]) == (data, channel)
+    assert packed["maxima"]["axis"].tolist() == [8, 9, 10] and packed["key"]["data"] == 0
+    assert [tuple(axis) for axis in packed["axis"]] == list(axes)
+    assert [tuple(tile) for tile in packed["tile"]] == list(tiles)
+    assert (packed["scale"], packed["slab"], packed["is_precise"]) == (-0.5, 7, 1)
+    header = (DEVICE_SOURCES / "common" / "gemm_params.cuh").read_text()
+    listed = header.partition("enum GemmArray {")[2].partition("}")[0]
+    names = [name.strip()[1:].removesuffix("Array").lower() for name in listed.split(",")]
+    assert {name: 1 << bit for bit, name in enumerate(names)} == VECTORS
 
 
 def test_a_scale_of_zero_clears_the_queries() -> None:
