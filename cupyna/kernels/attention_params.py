@@ -101,7 +101,7 @@ def pack_attention(
         0xFFFFFFFF if scale else 0,
         0x80008000 if math.copysign(1.0, scale) < 0 and scale else 0,
     )
-    return np.array([record], ATTENTION_PARAMS)
+    return _filled(record, ATTENTION_PARAMS)
 
 
 def pack_gradient(
@@ -131,7 +131,14 @@ def pack_gradient(
         gradients.query_sums,
         row_lanes(problem),
     )
-    return np.array([record], GRADIENT_PARAMS)
+    return _filled(record, GRADIENT_PARAMS)
+
+
+def _filled(record: tuple[Any, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """One element whose padding is zero too: a recording compares every byte."""
+    params = np.zeros(1, dtype)
+    params[0] = record
+    return params
 
 
 def _common(
