@@ -97,7 +97,11 @@ def _plan(
     device = device_spec(call.device)
     backend = select(call.problem, operation, device, call.method)
     is_recordable = getattr(backend, "is_recordable", False)
-    if call.device.kind != "cuda" or not is_recordable or call.tune or not call.problem.batch:
+    if call.device.kind != "cuda" or not is_recordable or not call.problem.batch:
+        return None
+    # Made-up addresses cannot be measured on.
+    is_tuned = getattr(backend, "is_tuned", None)
+    if call.tune and is_tuned is not None and not is_tuned(call.problem, operation, device):
         return None
     from .kernels.recording import record
 
@@ -108,7 +112,7 @@ def _plan(
     }
 
     def run(views: Mapping[str, Any], empty: Any) -> None:
-        execution = Execution(device, 0, empty)
+        execution = Execution(device, 0, empty, call.tune)
         of_names = {name: views.get(name) for name in names}
         getattr(backend, operation)(call.problem, call.scale, execution, **of_names)
 
