@@ -78,7 +78,8 @@ def neighborhood_attention(
     deterministic : bool, optional
         Ask for the same bits in every run.
     tune : bool, optional
-        Measure the candidates once on this machine and remember the fastest.
+        Measure the candidates once on this machine and remember the fastest, where a method has
+        any: fused on CUDA.
     return_lse : bool, optional
         Also return the log-sum-exp of the scores.
     out : array, shape [batch, *spatial, heads, value_dim], optional

@@ -134,6 +134,10 @@ def _plan(
 ) -> Plan | None:
     device = device_spec(call.device)
     backend = select(call.problem, operation, device, call.method)
+    # Made-up addresses cannot be measured on.
+    is_tuned = getattr(backend, "is_tuned", None)
+    if call.tune and is_tuned is not None and not is_tuned(call.problem, operation, device):
+        return None
     return _record(call, backend, getattr(backend, operation), {}, results, names)
 
 
@@ -146,18 +150,19 @@ def _record(
     names: tuple[str, ...],
 ) -> Plan | None:
     is_recordable = getattr(backend, "is_recordable", False)
-    if call.device.kind != "cuda" or not is_recordable or call.tune or not call.problem.batch:
+    if call.device.kind != "cuda" or not is_recordable or not call.problem.batch:
         return None
+    device = device_spec(call.device)
     from .kernels.recording import record
 
-    index, device = call.device.index, device_spec(call.device)
+    index = call.device.index
     arrays: dict[str, Any] = {**call.views, **more} | {
         name: DeviceArray.contiguous(0, shape, dtype, index)
         for name, (shape, dtype) in results.items()
     }
 
     def repeat(views: Mapping[str, Any], empty: Any) -> None:
-        execution = Execution(device, 0, empty)
+        execution = Execution(device, 0, empty, call.tune)
         run(call.problem, call.scale, execution, **{name: views.get(name) for name in names})
 
     recording = record(arrays, index, repeat)

@@ -19,18 +19,19 @@ template <Flavor kFlavor, int kRegisters>
 struct Operand {
   unsigned large[kRegisters], small[kFlavor == Flavor::k3xTf32 ? kRegisters : 1];
 
-  // Float32 numbers become TF32; others are fragments already.
+  // Float32 numbers become TF32; others are fragments already. Products ignore what stands below
+  // TF32's ten bits of mantissa. For 3xTF32 integers round, in half a conversion's instructions;
+  // a NaN that this loses is still in the remainder.
   __device__ __forceinline__ explicit Operand(const unsigned (&raw)[kRegisters]) {
 #pragma unroll
     for (int i = 0; i < kRegisters; ++i) {
       if constexpr (kFlavor == Flavor::k16Bit) {
         large[i] = raw[i];
+      } else if constexpr (kFlavor == Flavor::kTf32) {
+        large[i] = ptx::to_tf32(__uint_as_float(raw[i]));
       } else {
-        const float value = __uint_as_float(raw[i]);
-        large[i] = ptx::to_tf32(value);
-        if constexpr (kFlavor == Flavor::k3xTf32) {
-          small[i] = ptx::to_tf32(value - __uint_as_float(large[i]));
-        }
+        large[i] = (raw[i] + 0x1000u) & 0xffffe000u;
+        small[i] = __float_as_uint(__uint_as_float(raw[i]) - __uint_as_float(large[i]));
       }
     }
   }

@@ -18,6 +18,9 @@ from ..execution import Choice, Execution
 from ..problem import DeviceSpec, Method, Operation, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..kernels.fused_tuning import Passes
     from ..kernels.heuristics import FusedChoice
 
 __all__ = ["CudaFused"]
@@ -73,7 +76,9 @@ class CudaFused:
         return tuple(reasons)
 
     def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
-        passes = _passes(problem, operation, device)
+        from ..kernels.fused_tuning import model_passes
+
+        passes = model_passes(problem, operation, device)
         counts = [chosen.plan(problem).counts for chosen in passes]
         planes = problem.batch * problem.heads
         computed = sum(count.computed_products for count in counts)
@@ -135,10 +140,17 @@ class CudaFused:
         from ..kernels.heuristics import fused_forward_choice
 
         more = None if more_k is None or more_v is None else (more_k, more_v)
-        chosen = fused_forward_choice(problem, execution.device, more is not None)
-        tiles = chosen.row_tile, chosen.column_tile
-        params = pack_attention(problem, scale, *tiles, q, k, v, bias, out, lse, more)
-        _launch(problem, chosen, execution, params)
+
+        def run(passes: Passes) -> None:
+            for chosen in passes:
+                tiles = chosen.row_tile, chosen.column_tile
+                params = pack_attention(problem, scale, *tiles, q, k, v, bias, out, lse, more)
+                _launch(problem, chosen, execution, params)
+
+        if more is None:
+            run(_passes(problem, "forward", execution, run))
+        else:
+            run((fused_forward_choice(problem, execution.device, True),))
 
     def backward(
         self,
@@ -160,38 +172,56 @@ class CudaFused:
     ) -> None:
         from ..kernels.attention_params import Gradients, pack_gradient
 
-        passes = _passes(problem, "backward", execution.device)
-        planes = problem.batch * problem.heads
-        queries = planes * math.prod(problem.spatial)
+        queries = problem.batch * problem.heads * math.prod(problem.spatial)
         statistics = execution.empty((queries, 2), "float32").pointer
-        one_pass = len(passes) == 1
-        sums = execution.empty((queries, problem.head_dim), "float32").pointer if one_pass else 0
-        gradients = Gradients(dout, dlse, dq, dk, dv, statistics, sums)
+        sums = 0
 
-        def params(chosen: FusedChoice) -> np.ndarray:
-            tiles = chosen.row_tile, chosen.column_tile
-            return pack_gradient(problem, scale, *tiles, q, k, v, bias, out, lse, gradients)
+        def run(passes: Passes) -> None:
+            nonlocal sums
+            is_lone = len(passes) == 1
+            if is_lone and not sums:
+                sums = execution.empty((queries, problem.head_dim), "float32").pointer
+            gradients = Gradients(dout, dlse, dq, dk, dv, statistics, sums)
+            params = [
+                pack_gradient(
+                    problem, scale, chosen.row_tile, chosen.column_tile,
+                    q, k, v, bias, out, lse, gradients,
+                )
+                for chosen in passes
+            ]  # fmt: skip
+            if is_lone:
+                _launch_rows("fused_statistics", problem, execution, params[0])
+            for chosen, of_pass in zip(passes, params, strict=True):
+                _launch(problem, chosen, execution, of_pass)
+            if is_lone:
+                _launch_rows("fused_query_gradients", problem, execution, params[0])
 
-        if one_pass:
-            _launch_rows("fused_statistics", problem, execution, params(passes[0]))
-        for chosen in passes:
-            _launch(problem, chosen, execution, params(chosen))
-        if one_pass:
-            _launch_rows("fused_query_gradients", problem, execution, params(passes[0]))
+        run(_passes(problem, "backward", execution, run))
+
+    def is_tuned(self, problem: Problem, operation: Operation, device: DeviceSpec) -> bool:
+        """Whether nothing is left to measure for a call with ``tune=True``."""
+        from ..kernels.fused_tuning import recalled_passes
+
+        return recalled_passes(problem, operation, device) is not None
 
 
-def _passes(problem: Problem, operation: Operation, device: DeviceSpec) -> tuple[FusedChoice, ...]:
-    """The kernels of an operation, in the order of their launches."""
-    from ..kernels.heuristics import fused_forward_choice, fused_gradient_choices
+def _passes(
+    problem: Problem, operation: Operation, execution: Execution, run: Callable[[Passes], None]
+) -> Passes:
+    """The kernels of an operation, by the cost model or as measured on the call's own arrays."""
+    from ..kernels.fused_tuning import model_passes, tuned_passes
+    from ..kernels.launch import kept_launches
 
-    if operation == "forward":
-        return (fused_forward_choice(problem, device),)
-    return fused_gradient_choices(problem, device)
+    if not execution.tune:
+        return model_passes(problem, operation, execution.device)
+
+    def launches(passes: Passes) -> Callable[[], None]:
+        return kept_launches(lambda: run(passes), execution.stream)
+
+    return tuned_passes(problem, operation, execution.device, execution.stream, launches)
 
 
-def _workspace_bytes(
-    problem: Problem, operation: Operation, passes: tuple[FusedChoice, ...]
-) -> int:
+def _workspace_bytes(problem: Problem, operation: Operation, passes: Passes) -> int:
     """Two numbers for each query in backward, and its sums where one pass gives all gradients."""
     if operation == "forward":
         return 0

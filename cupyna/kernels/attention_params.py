@@ -118,7 +118,7 @@ def pack_attention(
         0x80008000 if math.copysign(1.0, scale) < 0 and scale else 0,
         *((ABSENT, ABSENT, 0) if more is None else (*map(row_fields, more), more[0].shape[1])),
     )
-    return np.array([record], FORWARD_PARAMS)
+    return _filled(record, FORWARD_PARAMS)
 
 
 def pack_gradient(
@@ -148,7 +148,14 @@ def pack_gradient(
         gradients.query_sums,
         row_lanes(problem),
     )
-    return np.array([record], GRADIENT_PARAMS)
+    return _filled(record, GRADIENT_PARAMS)
+
+
+def _filled(record: tuple[Any, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """One element whose padding is zero too: a recording compares every byte."""
+    params = np.zeros(1, dtype)
+    params[0] = record
+    return params
 
 
 def _common(

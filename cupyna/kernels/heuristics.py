@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
@@ -18,6 +19,8 @@ from .fused_shapes import FORWARD_SHAPES, GRADIENT_SHAPES, FusedShape
 
 __all__ = [
     "FusedChoice",
+    "Pass",
+    "fused_choices",
     "fused_forward_choice",
     "fused_gradient_choices",
     "is_served",
@@ -41,6 +44,16 @@ _LAUNCH_US = 3.0
 _MULTIPLICATIONS = {("forward", "query"): 2, ("gradient", "query"): 3, ("gradient", "key"): 4}
 
 _TWO_PASSES = [shape for shape in GRADIENT_SHAPES if not shape.sums_queries]
+
+# Forward, and of backward the pass over queries, the one over keys, and the one for both.
+Pass = Literal["forward", "query", "key", "both"]
+
+_SHAPES: dict[Pass, Sequence[FusedShape]] = {
+    "forward": FORWARD_SHAPES,
+    "query": [shape for shape in _TWO_PASSES if shape.side == "query"],
+    "key": [shape for shape in _TWO_PASSES if shape.side == "key"],
+    "both": [shape for shape in GRADIENT_SHAPES if shape.sums_queries],
+}
 
 _COLUMN_EXTENTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 64)
 
@@ -107,6 +120,12 @@ def fused_gradient_choices(problem: Problem, device: DeviceSpec) -> tuple[FusedC
     return (lone,) if lone_us < sum(chosen.time_us for chosen in passes) else passes
 
 
+def fused_choices(problem: Problem, device: DeviceSpec, side: Pass) -> list[FusedChoice]:
+    """Every tiling of a pass that the device holds, the cheapest first; none where it has none."""
+    shapes = _fitting(problem, device, _SHAPES[side])
+    return sorted(_tilings(problem, device, shapes), key=lambda choice: choice.time_us)
+
+
 def lone_gradient_choice(problem: Problem, device: DeviceSpec) -> FusedChoice | None:
     """The cheapest pass over keys that gives all gradients; None where no shape serves."""
     shapes = [shape for shape in GRADIENT_SHAPES if shape.sums_queries]
@@ -134,13 +153,18 @@ def _cheapest(problem: Problem, device: DeviceSpec, shapes: Sequence[FusedShape]
     if not fitting:
         channels = max(problem.head_dim, problem.value_dim)
         raise ValueError(f"no fused kernel has {channels} channels")
-    choices = (
+    return min(_tilings(problem, device, fitting), key=lambda choice: choice.time_us)
+
+
+def _tilings(
+    problem: Problem, device: DeviceSpec, shapes: Sequence[FusedShape]
+) -> Iterator[FusedChoice]:
+    return (
         FusedChoice(shape, rows, columns, _time_us(problem, device, shape, rows, columns))
-        for shape in fitting
+        for shape in shapes
         for rows in _row_tiles(problem, shape.rows)
         for columns in _column_tiles(problem, rows, shape)
     )
-    return min(choices, key=lambda choice: choice.time_us)
 
 
 def warp_tile(row_tile: tuple[int, ...], rows: int) -> tuple[int, ...]:

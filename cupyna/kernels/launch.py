@@ -14,7 +14,7 @@ from cupy.cuda.runtime import getDevice
 
 from .loader import Kernel
 
-__all__ = ["Stream", "launch", "launches_kept_back"]
+__all__ = ["Stream", "kept_launches", "launch", "launches_kept_back"]
 
 
 class Stream:
@@ -37,6 +37,27 @@ def launches_kept_back(take: Callable[..., None]) -> Iterator[None]:
         yield
     finally:
         del _keeper.take
+
+
+def kept_launches(run: Callable[[], None], stream_ptr: int) -> Callable[[], None]:
+    """What queues the launches of `run` again, without what they cost to prepare.
+
+    Parameters
+    ----------
+    run : callable
+        Called once; none of its launches is queued.
+    stream_ptr : int
+        Raw ``cudaStream_t`` on which they are queued.
+    """
+    kept: list[tuple[Any, ...]] = []
+    with launches_kept_back(lambda *launched: kept.append(launched)):
+        run()
+
+    def queue() -> None:
+        for kernel, grid, block, smem_bytes, params in kept:
+            launch(kernel, grid, block, smem_bytes, stream_ptr, params)
+
+    return queue
 
 
 def launch(

@@ -164,6 +164,8 @@ def _layout(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
 
 
 def _remember(key: Any, entry: _Entry) -> _Entry:
+    if entry.prepared is None and entry.options.tune:
+        return entry  # the call that measures; later ones can be prepared
     if len(_entries) >= _MOST_ENTRIES:
         _entries.clear()
     _entries[key] = entry

@@ -15,6 +15,7 @@ from cupyna.kernels.heuristics import (
     FusedChoice,
     fused_forward_choice,
     fused_gradient_choices,
+    is_served,
     warp_tile,
 )
 from cupyna.problem import DeviceSpec, Problem
@@ -25,6 +26,7 @@ H200 = DeviceSpec("H200", "cuda", 0, 132, (9, 0), 232448, 60 << 20, 4.8e6, 6.7e7
 A100 = DeviceSpec("A100", "cuda", 0, 108, (8, 0), 166912, 40 << 20, 2.0e6, 1.95e7)
 L4 = DeviceSpec("L4", "cuda", 0, 58, (8, 9), 101376, 48 << 20, 3.0e5, 3.0e7)
 DEVICES = (H200, A100, L4)
+DTYPES = ("float16", "bfloat16", "float32")
 
 
 SHAPES = {
@@ -39,16 +41,21 @@ def choices(problem: Problem, device: DeviceSpec) -> tuple[FusedChoice, ...]:
 
 
 @given(
-    problem=problems(dtypes=("float16", "bfloat16"), max_tokens=4096, max_head_dim=256),
+    problem=problems(dtypes=DTYPES, max_tokens=4096, max_head_dim=256),
     device=st.sampled_from(DEVICES),
     deterministic=st.booleans(),
 )
 def test_any_problem_gets_tiles_that_fit(
     problem: Problem, device: DeviceSpec, deterministic: bool
 ) -> None:
-    problem = replace(problem, deterministic=deterministic)
+    most = 256 if problem.item_bytes == 2 else 128
+    channels = {name: min(getattr(problem, name), most) for name in ("head_dim", "value_dim")}
+    problem = replace(problem, deterministic=deterministic, **channels)
+    for operation in ("forward", "backward"):
+        assert is_served(problem, device, operation)
     for choice in choices(problem, device):
         assert choice.shape.head_dim >= max(problem.head_dim, problem.value_dim)
+        assert choice.shape.item_bytes == problem.item_bytes
         assert choice.shape.smem_bytes <= device.smem_bytes
         assert choice.shape.takes_bias or not problem.has_bias
         assert not (deterministic and choice.shape.sums_queries)
@@ -60,12 +67,18 @@ def test_any_problem_gets_tiles_that_fit(
 
 @pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.name)
 @pytest.mark.parametrize("name", SHAPES)
-def test_every_device_has_a_shape_for_every_head_dim(name: str, device: DeviceSpec) -> None:
-    for head_dim in (8, 32, 64, 128, 256):
-        assert any(
-            shape.head_dim >= head_dim and shape.smem_bytes <= device.smem_bytes
-            for shape in SHAPES[name]
-        )
+@pytest.mark.parametrize(("item_bytes", "most"), [(2, 256), (4, 128)])
+def test_every_device_has_a_shape_for_every_head_dim(
+    item_bytes: int, most: int, name: str, device: DeviceSpec
+) -> None:
+    held = [
+        shape
+        for shape in SHAPES[name]
+        if shape.item_bytes == item_bytes and shape.smem_bytes <= device.smem_bytes
+    ]
+    assert {8, 32, 64, 128, most} <= {
+        head_dim for head_dim in range(8, 257, 8) if any(s.head_dim >= head_dim for s in held)
+    }
 
 
 def test_more_channels_than_any_kernel_has() -> None:

@@ -21,6 +21,7 @@ cupy = pytest.importorskip("cupy")
 recording = pytest.importorskip("cupyna.kernels.recording")
 
 from cupyna import arguments, operations, plans  # noqa: E402
+from cupyna.kernels import fused_tuning  # noqa: E402
 from cupyna.kernels import launch as launch_module  # noqa: E402
 from cupyna.kernels.loader import Kernel  # noqa: E402
 
@@ -243,3 +244,19 @@ def test_launches_of_other_threads_are_not_kept_back(functions: Functions) -> No
 
     recording.record({}, 0, call)
     assert len(functions.launches) == 2  # a call is made twice to be recorded
+
+
+@pytest.mark.usefixtures("functions")
+def test_a_tuned_call_is_recorded_once_it_was_measured(
+    library: list[Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = Problem(1, (12, 10), 2, 1, 16, 16, "float16", (3, 5), (1, 1), (1, 1), (False,) * 2)
+    options = dataclasses.replace(options_of(problem, "fused"), tune=True)
+    library[0] = memory = Memory(1 << 30)
+    measured: list[Any] = [None]
+    monkeypatch.setattr(fused_tuning, "recalled_passes", lambda *given: measured[0])
+    assert plans.plan_forward(forward_inputs(problem, memory), options, False) is None
+    measured[0] = fused_tuning.model_passes(problem, "forward", GPU)
+    assert plans.plan_forward(forward_inputs(problem, memory), options, False) is not None
+    untuned = dataclasses.replace(options_of(problem, "naive"), tune=True)
+    assert plans.plan_forward(forward_inputs(problem, memory), untuned, False) is not None
