@@ -37,6 +37,9 @@ TILE = np.dtype(
 
 _LOG2_E = math.log2(math.e)
 
+# The signs in a word of queries, by bytes of an element.
+_SIGNS = {2: 0x80008000, 4: 0x80000000}
+
 _ATTENTION_FIELDS: list[Any] = [
     *((name, ARRAY) for name in ("q", "k", "v", "out", "lse", "bias")),
     ("axis", AXIS, AXES),
@@ -115,7 +118,7 @@ def pack_attention(
         abs(scale) if scale else 1.0,
         abs(scale) * _LOG2_E if scale else _LOG2_E,
         0xFFFFFFFF if scale else 0,
-        0x80008000 if math.copysign(1.0, scale) < 0 and scale else 0,
+        _SIGNS[problem.item_bytes] if math.copysign(1.0, scale) < 0 and scale else 0,
         *((ABSENT, ABSENT, 0) if more is None else (*map(row_fields, more), more[0].shape[1])),
     )
     return _filled(record, FORWARD_PARAMS)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cupyna.arrays import DeviceArray
+from cupyna.arrays.host import host_dtype
 from cupyna.kernels.attention_params import (
     ATTENTION_PARAMS,
     FORWARD_PARAMS,
@@ -96,6 +97,17 @@ def test_gemm_parameters() -> None:
     listed = header.partition("enum GemmArray {")[2].partition("}")[0]
     names = [name.strip()[1:].removesuffix("Array").lower() for name in listed.split(",")]
     assert {name: 1 << bit for bit, name in enumerate(names)} == VECTORS
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_a_negative_scale_inverts_the_signs_and_no_other_bit(dtype: str) -> None:
+    storage = host_dtype(dtype)
+    problem = Problem(1, (8,), 1, 1, 16, 16, dtype, (3,), (1,), (1,), (False,))
+    rows = DeviceArray(0, (1, 8, 1, 16), (128, 16, 16, 1), dtype, 0)
+    (packed,) = pack_attention(problem, -0.5, (64,), (3,), rows, rows, rows, None, rows, None)
+    queries = np.linspace(-2, 3, 16).astype(storage)
+    words = (queries.view(np.uint32) & packed["query_keep"]) ^ packed["query_flip"]
+    np.testing.assert_array_equal(words.view(storage), -queries)
 
 
 def test_a_scale_of_zero_clears_the_queries() -> None:
