@@ -29,8 +29,7 @@ struct GemmScores : GemmScoreTile<T> {
   T* const buffer;
   Stage* stage;
   SlotRun run;
-  int chunk = 0;
-  Number* maxima[2];
+  Number* maxima[2];  // of the next chunk
   Number largest[2], sums[2];
 
   __device__ GemmScores(const GemmParams& given, Shared& shared, char* memory)
@@ -51,7 +50,6 @@ struct GemmScores : GemmScoreTile<T> {
     Stage rows = Base::stage_of(buffer, params.weights, params.is_vector(kWeightsArray));
     stage = &rows;
     run = SlotRun{&shared.windows[Base::stage_row()]};
-    chunk = 0;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       maxima[half] = Base::number_of(params.maxima, half);
@@ -139,9 +137,11 @@ struct GemmScores : GemmScoreTile<T> {
           sums[half] += score;
         }
       }
-      if (lane % 4 == 0 && maxima[half] != nullptr) maxima[half][chunk] = most;
+      if (maxima[half] != nullptr) {
+        if (lane % 4 == 0) *maxima[half] = most;
+        ++maxima[half];
+      }
     }
-    ++chunk;
   }
 
   __device__ __forceinline__ void store_sums() const {
@@ -151,7 +151,7 @@ struct GemmScores : GemmScoreTile<T> {
       sum += __shfl_xor_sync(0xffffffffu, sum, 1);
       sum += __shfl_xor_sync(0xffffffffu, sum, 2);
       if (lane % 4 != 0 || maxima[half] == nullptr) continue;
-      maxima[half][params.chunks] = sum;
+      Base::number_of(params.maxima, half)[params.chunks] = sum;
       Number* const lse = Base::number_of(params.lse, half);
       if (lse != nullptr) *lse = largest[half] * Exponential<Number>::kNatural + logarithm(sum);
     }

@@ -26,7 +26,7 @@ _VECTOR_BYTES = 16
 _MOST_BLOCKS = 2**31 - 1
 
 # Enough blocks for every multiprocessor to have its last one at about the same time.
-_WAVES = 6
+_WAVES = 2
 _BLOCKS_OF_PROCESSOR = 4
 _MOST_PLANES_OF_BLOCK = 8
 _MOST_GRID_ROWS = 65535

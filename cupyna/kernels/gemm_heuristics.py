@@ -60,7 +60,7 @@ _COSTS = {
     "score_gradients": _Costs(7460, 2870, 1560, 35, 270, 21, 0.7),
     "inverse": _Costs(3690, 2740, 0, 340, 150, 47, 0.7),
 }
-_PRODUCT_SCALE = {"float16": 1.0, "bfloat16": 1.0, "float32": 8.0, "float64": 16.0}
+_PRODUCT_SCALE = {"float16": 1.0, "bfloat16": 1.0, "float32": 4.5, "float64": 12.0}
 _TF32_SCALE = 3.0
 _CLOCKS_PER_US = 1750.0
 
