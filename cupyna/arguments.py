@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from .arrays import Device, Library, View, has_vector_rows, library_of
+from .arrays import Device, Library, View, has_forward_strides, has_vector_rows, library_of
 from .overlap import overlaps_itself, share_memory
 from .problem import METHODS, Method, Operation, Problem
 
@@ -126,6 +126,8 @@ def parse(operation: Operation, arrays: Mapping[str, Any], options: Options) -> 
     views = {name: library.view(array) for name, array in given.items()}
     if not all(has_vector_rows(view) for name, view in views.items() if name in _ROWS):
         problem = replace(problem, has_vector_rows=False)
+    if not all(has_forward_strides(view) for name, view in views.items() if name in _ROWS):
+        problem = replace(problem, has_forward_strides=False)
     return Call(
         problem=problem,
         scale=_scale(options.scale, problem),

@@ -42,9 +42,10 @@ def backends(kind: str) -> tuple[Backend, ...]:
         return BACKENDS
     from .backends.fused import CudaFused
     from .backends.gemm import CudaGemm
+    from .backends.hopper import CudaHopper
     from .backends.naive import CudaNaive
 
-    return (CudaFused(), CudaGemm(), CudaNaive())
+    return (CudaHopper(), CudaFused(), CudaGemm(), CudaNaive())
 
 
 def select(

@@ -44,6 +44,8 @@ class Problem:
         Whether every run must give the same bits.
     has_vector_rows : bool
         Whether the channels of every token are contiguous and aligned to 16 bytes in all arrays.
+    has_forward_strides : bool
+        Whether no array is broadcast or reversed along an axis.
     """
 
     batch: int
@@ -61,6 +63,7 @@ class Problem:
     allow_tf32: bool = False
     deterministic: bool = False
     has_vector_rows: bool = True
+    has_forward_strides: bool = True
 
     @property
     def rank(self) -> int:

@@ -1,5 +1,6 @@
 // The device geometry, compiled by a host compiler and called through a C interface.
 #include "geometry/box.cuh"
+#include "geometry/column_bits.cuh"
 #include "geometry/mask.cuh"
 #include "geometry/slots.cuh"
 #include "geometry/tile.cuh"
@@ -55,6 +56,22 @@ int window_contains(const int* bounds, const int* origin, const int* at) {
       {bounds[0], bounds[1]}, {bounds[2], bounds[3]}, {bounds[4], bounds[5]}};
   const cupyna::PackedWindow packed(window, {origin[0], origin[1], origin[2]});
   return packed.contains(cupyna::pack_fields(at[0], at[1], at[2]));
+}
+
+// The columns of a key tile that a window holds, as bits, 32 to a word.
+void window_columns(const int* bounds, const int* origin, const int* extents, int words,
+                    unsigned* bits) {
+  const cupyna::KeyExtents keys{extents[0], extents[1], extents[2]};
+  const int first_set[3] = {0, keys.first_set_of_y(), keys.first_set_of_z()};
+  for (int word = 0; word < words; ++word) {
+    bits[word] = ~0u;
+    for (int axis = 0; axis < 3; ++axis) {
+      const cupyna::Interval along =
+          cupyna::inside({bounds[2 * axis], bounds[2 * axis + 1]}, origin[axis], extents[axis]);
+      bits[word] &= keys.word_of_set(first_set[axis] + along.begin, word) &
+                    ~keys.word_of_set(first_set[axis] + along.end, word);
+    }
+  }
 }
 
 unsigned interval_bits(int begin, int end, int first) {

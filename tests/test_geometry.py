@@ -238,3 +238,34 @@ def test_twin_slots_of_columns(
             offset = np.array(min(from_here)) - window[:, 0]
             expected = int(np.ravel_multi_index(tuple(offset), tuple(kernel_size)))
         assert found == expected, (column, window)
+
+
+@given(
+    begins=st.tuples(*[st.integers(0, 40)] * 3),
+    sizes=st.tuples(*[st.integers(1, 40)] * 3),
+    offsets=st.tuples(*[st.integers(-30, 30)] * 3),
+    extents=st.tuples(*[st.integers(1, 7)] * 3),
+)
+def test_twin_window_columns(
+    twin: ctypes.CDLL,
+    begins: tuple[int, ...],
+    sizes: tuple[int, ...],
+    offsets: tuple[int, ...],
+    extents: tuple[int, ...],
+) -> None:
+    origin = [max(0, begin + offset) for begin, offset in zip(begins, offsets, strict=True)]
+    bounds = np.array([[b, b + s] for b, s in zip(begins, sizes, strict=True)], np.int32)
+    words = 12
+    bits = np.zeros(words, np.uint32)
+    twin.window_columns(
+        pointer(bounds), pointer(np.array(origin, np.int32)),
+        pointer(np.array(extents, np.int32)), words, pointer(bits),
+    )  # fmt: skip
+    columns = itertools.product(*(range(extent) for extent in extents))
+    expected = [
+        all(b <= o + a < b + s for b, s, o, a in zip(begins, sizes, origin, at, strict=True))
+        for at in columns
+    ]
+    found = (bits[:, None] >> np.arange(32, dtype=np.uint32) & 1).astype(bool).reshape(-1)
+    np.testing.assert_array_equal(found[: len(expected)], expected)
+    assert not found[len(expected) :].any()

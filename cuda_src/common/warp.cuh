@@ -26,6 +26,22 @@ struct Lanes {
 // The largest value of a warp: groups that need fewer steps repeat one, and none waits for another.
 __device__ __forceinline__ int warp_max(int value) { return __reduce_max_sync(kAllLanes, value); }
 
+// Among four neighboring lanes: word i of lane q and word q of lane i change places.
+__device__ __forceinline__ void transpose_over_quad(unsigned (&words)[4]) {
+#pragma unroll
+  for (int step = 1; step < 4; step <<= 1) {
+    const bool is_high = threadIdx.x & step;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i & step) continue;
+      unsigned& low = words[i];
+      unsigned& high = words[i | step];
+      const unsigned taken = __shfl_xor_sync(kAllLanes, is_high ? low : high, step);
+      (is_high ? low : high) = taken;
+    }
+  }
+}
+
 // Sums each of kValues values over a group of kLanes lanes. The sums are dealt out: afterwards
 // values[i] of a lane is the sum of value i * kShares + lane % kShares, where kShares is the
 // smaller of the two counts. Each step sends away half of what is left, so it costs hardly more

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["DeviceArray", "has_vector_rows"]
+__all__ = ["DeviceArray", "has_forward_strides", "has_vector_rows"]
 
 
 _ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -72,3 +72,12 @@ def has_vector_rows(view: object) -> bool:
     ends = (view.pointer, view.shape[-1] * size, *steps)
     is_contiguous = view.strides[-1] == 1 or view.shape[-1] == 1
     return is_contiguous and all(end % _VECTOR_BYTES == 0 for end in ends)
+
+
+def has_forward_strides(view: object) -> bool:
+    """Whether memory rises along every axis: not broadcast, not reversed; hosts do not care."""
+    if not isinstance(view, DeviceArray):
+        return True
+    return all(
+        stride > 0 for stride, length in zip(view.strides, view.shape, strict=True) if length > 1
+    )

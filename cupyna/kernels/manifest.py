@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from .fused_shapes import FORWARD_SHAPES, GRADIENT_SHAPES
 from .gemm_shapes import gemm_variants
+from .hopper_shapes import HOPPER_SHAPES
 from .variant import ARCHITECTURES, Variant
 
 __all__ = ["VARIANTS", "Target", "Variant", "targets", "variant_of"]
@@ -49,7 +50,14 @@ def _fused() -> Iterator[Variant]:
                 yield Variant(family, dtype, 0, threads=256)
 
 
-VARIANTS: tuple[Variant, ...] = (*_naive(), *gemm_variants(), *_fused())
+def _hopper() -> Iterator[Variant]:
+    """Forward by TMA and WGMMA, on compute capability 9.0 alone."""
+    for dtype in ("float16", "bfloat16"):
+        for shape in HOPPER_SHAPES:
+            yield shape.variant(dtype)
+
+
+VARIANTS: tuple[Variant, ...] = (*_naive(), *gemm_variants(), *_fused(), *_hopper())
 
 _BY_ROW = {(v.family, v.dtype, v.rank, frozenset(v.defines)): v for v in VARIANTS}
 

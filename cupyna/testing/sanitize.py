@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..problem import METHODS, Method, Problem
+from ..problem import METHODS, Method, Operation, Problem
 
 __all__ = ["TOOLS", "main", "run_small_problems"]
 
@@ -95,17 +95,18 @@ def run_small_problems(method: Method, dtypes: Sequence[str]) -> int:
     from .cases import small_problems
 
     cupy.cuda.set_allocator(None)
-    [backend] = [found for found in backends("cuda") if found.method == method]
+    answering = [found for found in backends("cuda") if found.method == method]
     device = device_spec(Device("cuda", 0))
+
+    def supports(problem: Problem, operation: Operation) -> bool:
+        return any(not found.refusals(problem, operation, device) for found in answering)
+
     count = 0
     for _, problem in small_problems(tuple(dtypes)):
-        supports = not backend.refusals(problem, "forward", device)
-        if supports:
-            _attend(
-                problem, method, with_backward=not backend.refusals(problem, "backward", device)
-            )
+        if supports(problem, "forward"):
+            _attend(problem, method, with_backward=supports(problem, "backward"))
             count += 1
-        if not backend.refusals(problem, "qk", device):
+        if supports(problem, "qk"):
             _multiply(problem, method)
     return count
 

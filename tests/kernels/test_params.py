@@ -20,6 +20,7 @@ from cupyna.kernels.attention_params import (
 )
 from cupyna.kernels.compiler import find_compiler
 from cupyna.kernels.gemm_params import GEMM_PARAMS, VECTORS, pack_gemm
+from cupyna.kernels.hopper_params import HOPPER_PARAMS
 from cupyna.kernels.params import PARAMS
 from cupyna.problem import Problem
 
@@ -44,6 +45,7 @@ def assertions(struct: str, dtype: np.dtype) -> Iterator[str]:
         ("attention_params.cuh", "AttentionParams", ATTENTION_PARAMS),
         ("attention_params.cuh", "ForwardParams", FORWARD_PARAMS),
         ("gemm_params.cuh", "GemmParams", GEMM_PARAMS),
+        ("hopper_params.cuh", "HopperParams", HOPPER_PARAMS),
         ("attention_params.cuh", "GradientParams", GRADIENT_PARAMS),
     ],
 )

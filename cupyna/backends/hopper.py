@@ -1,0 +1,156 @@
+"""Host side of the fused forward on Hopper: boxes of arrays by TMA, products by WGMMA."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..arrays import DeviceArray
+from ..execution import Choice, Execution
+from ..problem import DeviceSpec, Method, Operation, Problem
+
+if TYPE_CHECKING:
+    from ..kernels.hopper_heuristics import HopperChoice
+
+__all__ = ["CudaHopper", "launch_forward"]
+
+_CAPABILITY = (9, 0)
+_DTYPES = ("float16", "bfloat16")
+_MOST_CHANNELS = 256
+
+
+class CudaHopper:
+    """The fused forward for compute capability 9.0; the portable family does all else."""
+
+    name = "cuda-hopper"
+    method: Method = "fused"
+
+    def refusals(
+        self, problem: Problem, operation: Operation, device: DeviceSpec
+    ) -> tuple[str, ...]:
+        if operation != "forward":
+            return ("has no kernel but that of forward",)
+        return self.limits(problem, device) or _slower(problem, device)
+
+    @staticmethod
+    def limits(problem: Problem, device: DeviceSpec) -> tuple[str, ...]:
+        """Why the kernels cannot run forward at all, whatever it would take."""
+        from ..kernels.hopper_heuristics import fits_boxes
+        from ..kernels.tensor_map import MOST_DILATION, BoxOrder, box_order
+
+        reasons = []
+        if device.compute_capability != _CAPABILITY:
+            major, minor = device.compute_capability
+            reasons.append(f"needs compute capability 9.0, {device.name} has {major}.{minor}")
+        if problem.dtype not in _DTYPES:
+            reasons.append(f"computes in {' and '.join(_DTYPES)}, not in {problem.dtype}")
+        if problem.has_bias:
+            reasons.append("adds no bias")
+        if not problem.has_vector_rows:
+            reasons.append("needs rows of channels that are contiguous and aligned to 16 bytes")
+        if not problem.has_forward_strides:
+            reasons.append("needs arrays that are not broadcast or reversed along any axis")
+        for name, channels in (("head_dim", problem.head_dim), ("value_dim", problem.value_dim)):
+            if channels % 8 or channels > _MOST_CHANNELS:
+                reasons.append(
+                    f"needs a {name} that is a multiple of 8 up to {_MOST_CHANNELS}, got {channels}"
+                )
+        if max(problem.dilation) > MOST_DILATION:
+            reasons.append(
+                f"needs a dilation of at most {MOST_DILATION}, got {max(problem.dilation)}"
+            )
+        elif not fits_boxes(problem.dilation):
+            reasons.append(
+                f"finds no box of 64 queries that a dilation of {problem.dilation} leaves "
+                "within 256 tokens along each axis"
+            )
+        if box_order(problem) == BoxOrder.HEADS_FOLDED and not _fills_blocks(problem):
+            reasons.append(
+                "needs a head_dim and value_dim of both 64, 128, 192 or 256 where there are "
+                f"three axes and a batch, got {problem.head_dim} and {problem.value_dim}"
+            )
+        return tuple(reasons)
+
+    def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
+        chosen = _chosen(problem, device)
+        counts = chosen.plan(problem).counts
+        planes = problem.batch * problem.heads
+        return Choice(
+            kernel=chosen.shape.variant(problem.dtype).symbol,
+            q_tile=chosen.row_tile,
+            kv_tile=chosen.key_tile,
+            useful_products=counts.useful_products * planes,
+            computed_products=counts.computed_products * planes,
+            time_us=chosen.time_us,
+        )
+
+    def forward(
+        self,
+        problem: Problem,
+        scale: float,
+        execution: Execution,
+        q: DeviceArray,
+        k: DeviceArray,
+        v: DeviceArray,
+        bias: DeviceArray | None,
+        out: DeviceArray,
+        lse: DeviceArray | None,
+    ) -> None:
+        launch_forward(
+            problem, scale, execution, _chosen(problem, execution.device), q, k, v, out, lse
+        )
+
+    def backward(self, *arguments: object) -> None:
+        raise AssertionError("backward is refused")
+
+
+def launch_forward(
+    problem: Problem,
+    scale: float,
+    execution: Execution,
+    chosen: HopperChoice,
+    q: DeviceArray,
+    k: DeviceArray,
+    v: DeviceArray,
+    out: DeviceArray,
+    lse: DeviceArray | None,
+) -> None:
+    """Queue forward with given tiles."""
+    from ..kernels.hopper_params import pack_hopper
+    from ..kernels.launch import launch
+    from ..kernels.loader import load
+
+    variant = chosen.shape.variant(problem.dtype)
+    params = pack_hopper(problem, scale, chosen, q, k, v, out, lse)
+    blocks = int(params["items"][0])
+    if not any(problem.is_causal):
+        # Tiles of causal windows differ: there the hardware hands them out one by one.
+        blocks = min(blocks, execution.device.processors)
+    launch(
+        load(variant, execution.device.index),
+        (blocks, 1, 1),
+        (variant.threads,),
+        variant.smem_bytes,
+        execution.stream,
+        params,
+    )
+
+
+def _chosen(problem: Problem, device: DeviceSpec) -> HopperChoice:
+    from ..kernels.hopper_heuristics import hopper_choice
+
+    return hopper_choice(problem, device)
+
+
+def _fills_blocks(problem: Problem) -> bool:
+    return problem.head_dim == problem.value_dim and problem.head_dim % 64 == 0
+
+
+def _slower(problem: Problem, device: DeviceSpec) -> tuple[str, ...]:
+    """The reason to leave a problem to the portable family, where its kernels are faster."""
+    from ..kernels.heuristics import fused_forward_choice
+
+    ours = _chosen(problem, device).time_us
+    portable = fused_forward_choice(problem, device).time_us
+    if ours <= portable:
+        return ()
+    return (f"expects {ours:.0f} us where the portable kernels take {portable:.0f}",)

@@ -1,0 +1,141 @@
+"""What the fused forward on Hopper is told, chooses and refuses, without a GPU."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given
+
+from cupyna.arrays import DeviceArray
+from cupyna.backends.hopper import CudaHopper
+from cupyna.kernels import tensor_map
+from cupyna.kernels.hopper_heuristics import hopper_choice
+from cupyna.kernels.hopper_params import pack_hopper
+from cupyna.kernels.hopper_shapes import CONSUMER_ROWS, HOPPER_SHAPES
+from cupyna.kernels.tensor_map import BoxOrder, encode_boxes, most_tokens
+from cupyna.problem import DeviceSpec, Problem
+from cupyna.testing import problems
+
+H200 = DeviceSpec("H200", "cuda", 0, 132, (9, 0), 232448, 60 << 20, 4.8e6, 6.7e7)
+A100 = DeviceSpec("A100", "cuda", 0, 108, (8, 0), 166912, 40 << 20, 2.0e6, 1.95e7)
+
+LARGE = Problem(
+    1, (256, 256), 24, 24, 128, 128, "float16", (80, 80), (1, 1), (1, 1), (False, False)
+)
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """Descriptors that were asked for, instead of those that a driver would make."""
+    asked: list[tuple] = []
+
+    def encode(pointer: int, dtype: str, axes: tuple) -> bytes:
+        asked.append(axes)
+        return bytes(tensor_map.TENSOR_MAP_BYTES)
+
+    monkeypatch.setattr(tensor_map, "_encode", encode)
+    return asked
+
+
+def rows(problem: Problem, heads: int, channels: int) -> DeviceArray:
+    shape = (problem.batch, *problem.spatial, heads, channels)
+    strides = [1]
+    for length in shape[:0:-1]:
+        strides.append(strides[-1] * length)
+    return DeviceArray(4096, shape, tuple(strides[::-1]), problem.dtype, 0)
+
+
+@given(problem=problems(dtypes=("float16", "bfloat16"), max_tokens=4096))
+def test_any_problem_gets_tiles_that_fit(problem: Problem) -> None:
+    problem = replace(problem, head_dim=64, value_dim=64, has_bias=False)
+    assume(not CudaHopper.limits(problem, H200))
+    choice = hopper_choice(problem, H200)
+    assert choice.shape in HOPPER_SHAPES and choice.time_us > 0
+    assert math.prod(choice.consumer_tile) == CONSUMER_ROWS
+    assert math.prod(choice.row_tile) == choice.shape.rows
+    assert math.prod(choice.key_tile) <= choice.shape.keys
+    for tile in (choice.consumer_tile, choice.key_tile):
+        for count, gap in zip(tile, problem.dilation, strict=True):
+            assert count <= most_tokens(gap)
+
+
+def test_shapes_fit_a_multiprocessor() -> None:
+    assert all(shape.smem_bytes <= H200.smem_bytes for shape in HOPPER_SHAPES)
+    assert len({shape.variant("float16").symbol for shape in HOPPER_SHAPES}) == len(HOPPER_SHAPES)
+
+
+def test_parameters(encoded: list[tuple]) -> None:
+    problem = replace(LARGE, batch=2, kv_heads=6)
+    q, k = rows(problem, 24, 128), rows(problem, 6, 128)
+    choice = hopper_choice(problem, H200)
+    (packed,) = pack_hopper(problem, -0.5, choice, q, k, k, q, None)
+    tiles = math.prod(-(-256 // extent) for extent in choice.row_tile)
+    assert packed["tiles"] == tiles and packed["items"] == tiles * 48
+    assert packed["head_group"] == 4 and packed["box_order"] == BoxOrder.BATCH_OUTERMOST
+    assert packed["split_axis"] == 1 + choice.split_axis
+    assert packed["sign"] == -1 and packed["scale"] == 0.5 and packed["lse"]["data"] == 0
+    assert [tile["row_extent"] for tile in packed["tile"]] == [1, *choice.row_tile]
+    assert [1 << tile["rows_log2"] for tile in packed["tile"]] == [1, *choice.consumer_tile]
+    assert [axis[2] for axis in encoded[0]] == [64, 1, *choice.consumer_tile[::-1], 1]
+    (packed,) = pack_hopper(problem, 0.0, choice, q, k, k, q, None)
+    assert packed["sign"] == 0 and packed["scale"] == 1
+
+
+def test_boxes(encoded: list[tuple]) -> None:
+    grid = DeviceArray(0, (2, 6, 7, 3, 40), (5040, 840, 120, 40, 1), "float16", 0)
+    encode_boxes(grid, BoxOrder.BATCH_OUTERMOST, (4, 5), (1, 3))
+    assert encoded.pop() == (
+        (40, 1, 64, 1), (3, 40, 1, 1), (7, 120, 13, 3), (6, 840, 4, 1), (2, 5040, 1, 1)
+    )  # fmt: skip
+    line = DeviceArray(0, (2, 7, 3, 40), (840, 120, 40, 1), "float16", 0)
+    encode_boxes(line, BoxOrder.BATCH_OUTERMOST, (5,), (1,))
+    assert encoded.pop()[2:] == ((7, 120, 5, 1), (1, 1, 1, 1), (2, 840, 1, 1))
+    volume = DeviceArray(0, (2, 5, 6, 7, 3, 64), (40320, 8064, 1344, 192, 64, 1), "float16", 0)
+    encode_boxes(volume, BoxOrder.HEADS_FOLDED, (1, 2, 3), (1, 1, 1))
+    assert encoded.pop() == (
+        (192, 1, 64, 1), (7, 192, 3, 1), (6, 1344, 2, 1), (5, 8064, 1, 1), (2, 40320, 1, 1)
+    )  # fmt: skip
+    encode_boxes(volume, BoxOrder.AXIS_OUTERMOST, (1, 2, 3), (1, 1, 1))
+    assert encoded.pop() == (
+        (64, 1, 64, 1), (3, 64, 1, 1), (7, 192, 3, 1), (6, 1344, 2, 1), (5, 8064, 1, 1)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"dtype": "float32"}, "not in float32"),
+        ({"has_bias": True}, "adds no bias"),
+        ({"has_vector_rows": False}, "aligned to 16 bytes"),
+        ({"has_forward_strides": False}, "not broadcast or reversed"),
+        ({"head_dim": 264}, "up to 256, got 264"),
+        ({"dilation": (3, 1), "spatial": (256, 256)}, None),
+        ({"dilation": (1, 9), "kernel_size": (80, 28)}, "a dilation of at most 8, got 9"),
+        (
+            {"spatial": (4096,), "kernel_size": (500,), "stride": (1,), "dilation": (8,),
+             "is_causal": (False,)},
+            "no box of 64 queries",
+        ),
+        (
+            {"spatial": (16, 16, 16), "kernel_size": (9, 9, 9), "stride": (1, 1, 1), "batch": 2,
+             "dilation": (1, 1, 1), "is_causal": (False,) * 3, "head_dim": 96, "value_dim": 96},
+            "three axes and a batch, got 96 and 96",
+        ),
+    ],
+)  # fmt: skip
+def test_refusals(change: dict, reason: str | None) -> None:
+    refusals = CudaHopper().refusals(replace(LARGE, **change), "forward", H200)
+    if reason is None:
+        assert refusals == ()
+    else:
+        assert any(reason in refusal for refusal in refusals)
+
+
+def test_other_devices_and_operations_are_left_to_the_portable_family() -> None:
+    assert "needs compute capability 9.0" in CudaHopper().refusals(LARGE, "forward", A100)[0]
+    assert CudaHopper().refusals(LARGE, "backward", H200)
+    assert CudaHopper().refusals(LARGE, "forward", H200) == ()
+    small = replace(LARGE, kernel_size=(3, 3), head_dim=32, value_dim=32)
+    assert "where the portable kernels take" in CudaHopper().refusals(small, "forward", H200)[0]
