@@ -52,6 +52,7 @@ class CudaGemm:
 
     name = "cuda-gemm"
     method: Method = "gemm"
+    is_recordable = True
 
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec
