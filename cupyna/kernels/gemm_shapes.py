@@ -75,7 +75,7 @@ def _blocks(family: str, dtype: str, channels: int) -> int:
     """Blocks that one multiprocessor is to hold: as many as have registers enough."""
     if family == "gemm_score_gradients" or dtype == "float64":
         return 2
-    if dtype == "float32" and family == "gemm_outputs":
+    if dtype == "float32" and channels:
         return 2
     if channels > 64 or family == "gemm_scores" or dtype == "float32":
         return 3
