@@ -58,16 +58,17 @@ struct GemmProducts {
   static constexpr bool kIsWide = sizeof(T) == 4;
 
   // sums += A B^T: 16 rows of A from `own` on, and the rows of a slab that the chunk names. Rows
-  // of both hold `bytes` bytes; the first kCount tiles of columns are there.
-  template <int kCount>
+  // of both hold `bytes` bytes; the first kCount tiles of columns are there. kSteps steps along the
+  // rows are one piece of code, where registers allow that.
+  template <int kCount, int kSteps>
   static __device__ __forceinline__ void multiply_rows(float (&sums)[kChunkTiles<T>][4],
                                                        const char* own, const char* slab, int pitch,
                                                        int bytes, const int* rows,
                                                        bool is_precise) {
     if (!kIsWide || is_precise) {
-      add_rows<kCount, true>(sums, own, slab, pitch, bytes, rows);
+      add_rows<kCount, kSteps, true>(sums, own, slab, pitch, bytes, rows);
     } else {
-      add_rows<kCount, false>(sums, own, slab, pitch, bytes, rows);
+      add_rows<kCount, kSteps, false>(sums, own, slab, pitch, bytes, rows);
     }
   }
 
@@ -86,7 +87,7 @@ struct GemmProducts {
   }
 
  private:
-  template <int kCount, bool kIsPrecise>
+  template <int kCount, int kSteps, bool kIsPrecise>
   static __device__ __forceinline__ void add_rows(float (&sums)[kChunkTiles<T>][4], const char* own,
                                                   const char* slab, int pitch, int bytes,
                                                   const int* rows) {
@@ -98,7 +99,7 @@ struct GemmProducts {
       const int row = rows[pair * 16 + lane / 16 * 8 + lane % 8];
       right[pair] = ptx::shared_address(slab) + row * pitch + lane / 8 % 2 * 16;
     }
-#pragma unroll 2
+#pragma unroll kSteps
     for (int at = 0; at < bytes; at += 32) {
       unsigned a[4];
       ptx::ldmatrix_x4(a, left + at);
@@ -194,7 +195,7 @@ struct GemmProducts {
 
 template <>
 struct GemmProducts<double> {
-  template <int kCount>
+  template <int kCount, int kSteps>
   static __device__ __forceinline__ void multiply_rows(double (&sums)[kChunkTiles<double>][4],
                                                        const char* own, const char* slab, int pitch,
                                                        int bytes, const int* rows, bool) {

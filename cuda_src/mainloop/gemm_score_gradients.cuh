@@ -91,7 +91,7 @@ struct GemmScoreGradients : GemmScoreTile<T> {
   __device__ __forceinline__ void leave_chunk(const Rows& rows, const Coordinate& origin,
                                               int of_stage) {
     GemmChunk<T> weights = {};
-    GemmProducts<T>::template multiply_rows<kCount>(
+    GemmProducts<T>::template multiply_rows<kCount, 2>(
         weights, queries + warp * Tile::kWarpRows * pitch, keys_of(of_stage), pitch,
         Tile::padded_bytes(params.channels), shared.rows[warp], params.is_precise);
     const auto wanted = Base::template wanted_of<kCount>(rows);
@@ -106,7 +106,7 @@ struct GemmScoreGradients : GemmScoreTile<T> {
     T* const targets[2] = {Base::target_of(*stage, 0, origin), Base::target_of(*stage, 1, origin)};
     Base::template leave<kCount>(weights, wanted, targets);
     GemmChunk<T> gradients = {};
-    GemmProducts<T>::template multiply_rows<kCount>(
+    GemmProducts<T>::template multiply_rows<kCount, 2>(
         gradients, douts + warp * Tile::kWarpRows * value_pitch, values_of(of_stage), value_pitch,
         Tile::padded_bytes(params.value_channels), shared.rows[warp], params.is_precise);
     if constexpr (sizeof(T) == 8) {

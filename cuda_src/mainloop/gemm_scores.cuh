@@ -94,7 +94,7 @@ struct GemmScores : GemmScoreTile<T> {
   __device__ __forceinline__ void leave_chunk(const Rows& rows, const Coordinate& origin,
                                               int of_stage) {
     GemmChunk<T> scores = {};
-    GemmProducts<T>::template multiply_rows<kCount>(
+    GemmProducts<T>::template multiply_rows<kCount, 1>(
         scores, queries + warp * Tile::kWarpRows * pitch, slab_of(of_stage), pitch,
         Tile::padded_bytes(params.channels), shared.rows[warp], params.is_precise);
     const auto wanted = Base::template wanted_of<kCount>(rows);

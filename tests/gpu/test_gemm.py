@@ -116,7 +116,9 @@ def check_products(library: str, problem: Problem, given: Inputs) -> None:
     expected_qk(problem, given).check(scores)
 
     empty = np.isneginf(scores)
-    weights = np.where(empty, 0, np.exp(np.where(empty, 0, scores) / 4)).astype(given.q.dtype)
+    weights = np.where(empty, 0, np.exp(np.clip(scores.astype(np.float32), -8, 8) / 4)).astype(
+        given.q.dtype
+    )
     # Whatever stands in empty slots has no effect, NaN included.
     noisy = put(library, np.where(empty, np.nan, weights).astype(given.q.dtype))
     with guarded(library):
