@@ -227,13 +227,9 @@ class _Launcher:
         shape = (problem.batch, problem.heads, *problem.spatial, slots)
         memory: DeviceArray = self._execution.empty(shape, problem.dtype)
         batch, head, *axes, channel = memory.strides
-        return DeviceArray(
-            memory.pointer,
-            (problem.batch, *problem.spatial, problem.heads, slots),
-            (batch, *axes, head, channel),
-            memory.dtype,
-            memory.device,
-        )
+        shape = (problem.batch, *problem.spatial, problem.heads, slots)
+        strides = (batch, *axes, head, channel)
+        return DeviceArray(memory.pointer, shape, strides, memory.dtype, memory.device)
 
     def statistics(self, count: int) -> DeviceArray:
         """Room for some numbers of each row."""
