@@ -1,4 +1,4 @@
-// What a launch of a fused kernel is told, by value; cupyna/kernels/attention_params.py mirrors it.
+// What a launch of a fused kernel is told, by value; cupyna/kernels/fused/params.py mirrors it.
 #pragma once
 
 #include "params.cuh"

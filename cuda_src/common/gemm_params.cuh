@@ -1,4 +1,4 @@
-// What a launch of a gemm kernel is told, by value; cupyna/kernels/gemm_params.py mirrors it.
+// What a launch of a gemm kernel is told, by value; cupyna/kernels/gemm/params.py mirrors it.
 #pragma once
 
 #include "params.cuh"

@@ -1,5 +1,5 @@
 // What a launch of the fused forward on Hopper is told, by value;
-// cupyna/kernels/hopper_params.py holds its mirror.
+// cupyna/kernels/hopper/params.py holds its mirror.
 #pragma once
 
 #include "params.cuh"

@@ -1,5 +1,5 @@
 // Entry point of the fused forward on tensor cores of any GPU since Ampere.
-#include "../mainloop/fused_forward_sm80.cuh"
+#include "../mainloop/fused/forward_sm80.cuh"
 
 #ifndef CUPYNA_TF32  // products of TF32 numbers that make one of float32
 #define CUPYNA_TF32 0

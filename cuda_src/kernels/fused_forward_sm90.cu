@@ -1,5 +1,5 @@
 // Entry point of the fused forward on Hopper.
-#include "../mainloop/fused_forward_sm90.cuh"
+#include "../mainloop/fused/forward_sm90.cuh"
 
 using Forward = cupyna::FusedForwardSm90<CUPYNA_DTYPE, CUPYNA_HEAD_DIM, CUPYNA_KEYS,
                                          CUPYNA_CONSUMERS, CUPYNA_STAGES>;

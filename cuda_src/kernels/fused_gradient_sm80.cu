@@ -1,6 +1,6 @@
 // Entry point of the fused backward on tensor cores of any GPU since Ampere: the gradients of one
 // side, queries (0) or keys and values (1), or of both in a pass over keys (2).
-#include "../mainloop/fused_gradient_sm80.cuh"
+#include "../mainloop/fused/gradient_sm80.cuh"
 
 #ifndef CUPYNA_TF32  // products of TF32 numbers that make one of float32
 #define CUPYNA_TF32 0

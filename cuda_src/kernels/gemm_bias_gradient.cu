@@ -3,7 +3,7 @@
 // A block owns 32 neighboring entries along the last axis, one for each lane; its warps take lines
 // of queries in turn. Their partial sums are added in the order of the warps: every run gives the
 // same bits.
-#include "../mainloop/gemm_bias_gradient.cuh"
+#include "../mainloop/gemm/bias_gradient.cuh"
 
 extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS, CUPYNA_BLOCKS)
     CUPYNA_SYMBOL(const __grid_constant__ cupyna::GemmParams params) {

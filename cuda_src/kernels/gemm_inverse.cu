@@ -1,5 +1,5 @@
 // Weights^T x query box: gradients of keys and values.
-#include "../mainloop/gemm_inverse.cuh"
+#include "../mainloop/gemm/inverse.cuh"
 
 using Product = cupyna::GemmInverse<CUPYNA_DTYPE, CUPYNA_CHANNELS>;
 

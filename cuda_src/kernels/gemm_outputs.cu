@@ -1,5 +1,5 @@
 // Weights x key box: outputs, or gradients of queries.
-#include "../mainloop/gemm_outputs.cuh"
+#include "../mainloop/gemm/outputs.cuh"
 
 using Product = cupyna::GemmOutputs<CUPYNA_DTYPE, CUPYNA_CHANNELS>;
 

@@ -1,5 +1,5 @@
 // Query tile x key box: weights and gradients of scores, for backward.
-#include "../mainloop/gemm_score_gradients.cuh"
+#include "../mainloop/gemm/score_gradients.cuh"
 
 using Product = cupyna::GemmScoreGradients<CUPYNA_DTYPE>;
 

@@ -1,5 +1,5 @@
 // Query tile x key box: scores, gradients of weights, or exponentials of scores.
-#include "../mainloop/gemm_scores.cuh"
+#include "../mainloop/gemm/scores.cuh"
 
 using Product = cupyna::GemmScores<CUPYNA_DTYPE>;
 

@@ -3,7 +3,7 @@
 // A block owns 32 neighboring entries along the last axis, one for each lane. Its warps take runs
 // of queries in turn and read the slots that name these entries, which are neighbors in memory. The
 // partial sums of the warps are added in the order of the warps: every run gives the same bits.
-#include "../mainloop/naive_bias_gradient.cuh"
+#include "../mainloop/naive/bias_gradient.cuh"
 
 extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS, 2)
     CUPYNA_SYMBOL(const __grid_constant__ cupyna::Params params) {

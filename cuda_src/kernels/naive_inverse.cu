@@ -1,5 +1,5 @@
 // Weights x inverse neighborhood: scale * sum of weights of a key times the queries that see it.
-#include "../mainloop/naive_inverse.cuh"
+#include "../mainloop/naive/inverse.cuh"
 
 extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS,
                                              cupyna::kProductBlocks<CUPYNA_DTYPE, CUPYNA_VECTOR>)

@@ -1,5 +1,5 @@
 // Weights x neighborhood: scale * sum of weights of a query times the keys of its window.
-#include "../mainloop/naive_outputs.cuh"
+#include "../mainloop/naive/outputs.cuh"
 
 extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS,
                                              cupyna::kProductBlocks<CUPYNA_DTYPE, CUPYNA_VECTOR>)

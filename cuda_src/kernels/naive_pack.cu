@@ -1,5 +1,5 @@
 // Weights or their gradients as callers lay them out, `[batch, *spatial, heads, slots]` -> blocks.
-#include "../mainloop/naive_slots.cuh"
+#include "../mainloop/naive/slots.cuh"
 
 extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS, cupyna::kMoverBlocks<CUPYNA_DTYPE>)
     CUPYNA_SYMBOL(const __grid_constant__ cupyna::Params params) {

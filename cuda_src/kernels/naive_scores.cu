@@ -1,5 +1,5 @@
 // Query x neighborhood: scale * query . key + bias for every query and key of its window.
-#include "../mainloop/naive_scores.cuh"
+#include "../mainloop/naive/scores.cuh"
 
 extern "C" __global__ void __launch_bounds__(
     CUPYNA_THREADS, cupyna::kProductBlocks<CUPYNA_DTYPE, CUPYNA_VECTOR, CUPYNA_LANES>)

@@ -1,5 +1,5 @@
 // Blocks of scores or gradients -> `[batch, *spatial, heads, slots]`, as callers lay them out.
-#include "../mainloop/naive_slots.cuh"
+#include "../mainloop/naive/slots.cuh"
 
 extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS, cupyna::kMoverBlocks<CUPYNA_DTYPE>)
     CUPYNA_SYMBOL(const __grid_constant__ cupyna::Params params) {

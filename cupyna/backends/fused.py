@@ -20,8 +20,8 @@ from ..problem import DeviceSpec, Method, Operation, Problem
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..kernels.fused_tuning import Passes
-    from ..kernels.heuristics import FusedChoice
+    from ..kernels.fused.heuristics import FusedChoice
+    from ..kernels.fused.tuning import Passes
 
 __all__ = ["CudaFused"]
 
@@ -43,7 +43,7 @@ class CudaFused:
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec
     ) -> tuple[str, ...]:
-        from ..kernels.heuristics import is_served
+        from ..kernels.fused.heuristics import is_served
         from ..kernels.variant import SERVED, architectures_on
 
         if operation not in ("forward", "backward"):
@@ -76,7 +76,7 @@ class CudaFused:
         return tuple(reasons)
 
     def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
-        from ..kernels.fused_tuning import model_passes
+        from ..kernels.fused.tuning import model_passes
 
         passes = model_passes(problem, operation, device)
         counts = [chosen.plan(problem).counts for chosen in passes]
@@ -110,7 +110,7 @@ class CudaFused:
 
     def takes_beside(self, problem: Problem, device: DeviceSpec) -> bool:
         """Whether a shape that :meth:`forward_beside` can run holds the problem's channels."""
-        from ..kernels.heuristics import fused_forward_choice
+        from ..kernels.fused.heuristics import fused_forward_choice
 
         try:
             fused_forward_choice(problem, device, True)
@@ -136,8 +136,8 @@ class CudaFused:
 
         They are ``[batch, tokens, kv_heads, channels]``, with rows as the problem's have them.
         """
-        from ..kernels.attention_params import pack_attention
-        from ..kernels.heuristics import fused_forward_choice
+        from ..kernels.fused.heuristics import fused_forward_choice
+        from ..kernels.fused.params import pack_attention
 
         more = None if more_k is None or more_v is None else (more_k, more_v)
 
@@ -170,7 +170,7 @@ class CudaFused:
         dv: DeviceArray,
         dbias: DeviceArray | None,
     ) -> None:
-        from ..kernels.attention_params import Gradients, pack_gradient
+        from ..kernels.fused.params import Gradients, pack_gradient
 
         queries = problem.batch * problem.heads * math.prod(problem.spatial)
         statistics = execution.empty((queries, 2), "float32").pointer
@@ -200,7 +200,7 @@ class CudaFused:
 
     def is_tuned(self, problem: Problem, operation: Operation, device: DeviceSpec) -> bool:
         """Whether nothing is left to measure for a call with ``tune=True``."""
-        from ..kernels.fused_tuning import recalled_passes
+        from ..kernels.fused.tuning import recalled_passes
 
         return recalled_passes(problem, operation, device) is not None
 
@@ -209,7 +209,7 @@ def _passes(
     problem: Problem, operation: Operation, execution: Execution, run: Callable[[Passes], None]
 ) -> Passes:
     """The kernels of an operation, by the cost model or as measured on the call's own arrays."""
-    from ..kernels.fused_tuning import model_passes, tuned_passes
+    from ..kernels.fused.tuning import model_passes, tuned_passes
     from ..kernels.launch import kept_launches
 
     if not execution.tune:
@@ -246,7 +246,7 @@ def _launch_rows(family: str, problem: Problem, execution: Execution, params: np
 def _launch(
     problem: Problem, chosen: FusedChoice, execution: Execution, params: np.ndarray
 ) -> None:
-    from ..kernels.attention_params import axis_tiles
+    from ..kernels.fused.params import axis_tiles
     from ..kernels.launch import launch
     from ..kernels.loader import load
 

@@ -16,7 +16,7 @@ from ..execution import Choice, Execution
 from ..problem import DeviceSpec, Method, Operation, Problem
 
 if TYPE_CHECKING:
-    from ..kernels.gemm_heuristics import GemmPlan, Kind
+    from ..kernels.gemm.heuristics import GemmPlan, Kind
     from ..kernels.variant import Variant
 
 __all__ = ["CudaGemm"]
@@ -216,7 +216,7 @@ class _Launcher:
         }
 
     def plan(self, kind: Kind, channels: int) -> GemmPlan:
-        from ..kernels.gemm_heuristics import gemm_plan
+        from ..kernels.gemm.heuristics import gemm_plan
 
         return gemm_plan(self._problem, self._execution.device, kind, channels)
 
@@ -340,7 +340,7 @@ class _Launcher:
         fields: dict[str, Any],
     ) -> None:
         """Sums of rows of keys to rows of queries, or the other way around."""
-        from ..kernels.gemm_shapes import channels_of
+        from ..kernels.gemm.shapes import channels_of
         from ..kernels.params import row_fields
 
         dtype, channels = self._problem.dtype, key.shape[-1]
@@ -361,7 +361,7 @@ class _Launcher:
         fields: dict[str, Any],
         channel_blocks: int = 1,
     ) -> None:
-        from ..kernels.attention_params import axis_tiles
+        from ..kernels.fused.params import axis_tiles
 
         problem = self._problem
         tiles = tuple(map(axis_tiles, problem.spatial, problem.dilation, plan.tile))
@@ -393,7 +393,7 @@ class _Launcher:
     def _queue(
         self, variant: Variant, grid: tuple[int, ...], smem_bytes: int, fields: dict[str, Any]
     ) -> None:
-        from ..kernels.gemm_params import pack_gemm
+        from ..kernels.gemm.params import pack_gemm
         from ..kernels.launch import launch
         from ..kernels.loader import load
 
@@ -409,7 +409,7 @@ def _plans(
     problem: Problem, operation: Operation, device: DeviceSpec
 ) -> list[tuple[GemmPlan, int]]:
     """The plan of each product of an operation, with its channels."""
-    from ..kernels.gemm_heuristics import gemm_plan
+    from ..kernels.gemm.heuristics import gemm_plan
 
     found = []
     for kind, of_values in _PRODUCTS[operation]:
@@ -419,8 +419,8 @@ def _plans(
 
 
 def _blocks(problem: Problem, plan: GemmPlan, channels: int) -> int:
-    from ..kernels.attention_params import axis_tiles
-    from ..kernels.gemm_shapes import channels_of
+    from ..kernels.fused.params import axis_tiles
+    from ..kernels.gemm.shapes import channels_of
 
     tiles = math.prod(map(axis_tiles, problem.spatial, problem.dilation, plan.tile))
     width = channels_of(problem.dtype, max(problem.head_dim, problem.value_dim))
@@ -436,12 +436,12 @@ def _row_slots(problem: Problem) -> int:
 
 def _vectors(**arrays: DeviceArray) -> int:
     """Bits of the arrays whose rows can be moved in 16-byte vectors."""
-    from ..kernels.gemm_params import VECTORS
+    from ..kernels.gemm.params import VECTORS
 
     return sum(VECTORS[name] for name, array in arrays.items() if has_vector_rows(array))
 
 
 def _variant(family: str, dtype: str, channels: int = 0) -> Variant:
-    from ..kernels.gemm_shapes import gemm_variant
+    from ..kernels.gemm.shapes import gemm_variant
 
     return gemm_variant(family, dtype, channels)

@@ -9,7 +9,7 @@ from ..execution import Choice, Execution
 from ..problem import DeviceSpec, Method, Operation, Problem
 
 if TYPE_CHECKING:
-    from ..kernels.hopper_heuristics import HopperChoice
+    from ..kernels.hopper.heuristics import HopperChoice
 
 __all__ = ["CudaHopper", "launch_forward"]
 
@@ -34,8 +34,8 @@ class CudaHopper:
     @staticmethod
     def limits(problem: Problem, device: DeviceSpec) -> tuple[str, ...]:
         """Why the kernels cannot run forward at all, whatever it would take."""
-        from ..kernels.hopper_heuristics import fits_boxes
-        from ..kernels.tensor_map import MOST_DILATION, BoxOrder, box_order
+        from ..kernels.hopper.heuristics import fits_boxes
+        from ..kernels.hopper.tensor_map import MOST_DILATION, BoxOrder, box_order
 
         reasons = []
         if device.compute_capability != _CAPABILITY:
@@ -115,7 +115,7 @@ def launch_forward(
     lse: DeviceArray | None,
 ) -> None:
     """Queue forward with given tiles."""
-    from ..kernels.hopper_params import pack_hopper
+    from ..kernels.hopper.params import pack_hopper
     from ..kernels.launch import launch
     from ..kernels.loader import load
 
@@ -136,7 +136,7 @@ def launch_forward(
 
 
 def _chosen(problem: Problem, device: DeviceSpec) -> HopperChoice:
-    from ..kernels.hopper_heuristics import hopper_choice
+    from ..kernels.hopper.heuristics import hopper_choice
 
     return hopper_choice(problem, device)
 
@@ -147,7 +147,7 @@ def _fills_blocks(problem: Problem) -> bool:
 
 def _slower(problem: Problem, device: DeviceSpec) -> tuple[str, ...]:
     """The reason to leave a problem to the portable family, where its kernels are faster."""
-    from ..kernels.heuristics import fused_forward_choice
+    from ..kernels.fused.heuristics import fused_forward_choice
 
     ours = _chosen(problem, device).time_us
     portable = fused_forward_choice(problem, device).time_us

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from .fused_shapes import FORWARD_SHAPES, GRADIENT_SHAPES
-from .gemm_shapes import gemm_variants
-from .hopper_shapes import HOPPER_SHAPES
+from .fused.shapes import FORWARD_SHAPES, GRADIENT_SHAPES
+from .gemm.shapes import gemm_variants
+from .hopper.shapes import HOPPER_SHAPES
 from .variant import ARCHITECTURES, Variant
 
 __all__ = ["VARIANTS", "Target", "Variant", "targets", "variant_of"]

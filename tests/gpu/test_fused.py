@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import cupyna
 from cupyna import fused
-from cupyna.kernels import heuristics
+from cupyna.kernels.fused import heuristics
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import (
     Inputs,

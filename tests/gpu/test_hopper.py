@@ -17,7 +17,7 @@ from cupyna.arrays import Device, library_of
 from cupyna.backends.hopper import CudaHopper, launch_forward
 from cupyna.devices import device_spec
 from cupyna.execution import Execution
-from cupyna.kernels.hopper_heuristics import HopperChoice, hopper_choices
+from cupyna.kernels.hopper.heuristics import HopperChoice, hopper_choices
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import Inputs, expected_forward, inputs, problems
 from cupyna.testing.cases import small_problems

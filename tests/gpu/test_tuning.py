@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from cupyna import fused
-from cupyna.kernels import cache, fused_tuning, tuning
+from cupyna.kernels import cache, tuning
+from cupyna.kernels.fused import tuning as fused_tuning
 from cupyna.problem import Problem
 from cupyna.testing import expected_backward, expected_forward, inputs, stored_forward
 

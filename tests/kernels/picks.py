@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cupyna.kernels.fused_tuning import model_passes
-from cupyna.kernels.heuristics import FusedChoice, is_served
+from cupyna.kernels.fused.heuristics import FusedChoice, is_served
+from cupyna.kernels.fused.tuning import model_passes
 from cupyna.problem import DeviceSpec, Operation, Problem
 from cupyna.profiling.problems import rows
 

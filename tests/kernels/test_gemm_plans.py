@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from cupyna.backends.gemm import CudaGemm
 from cupyna.dispatch import candidates
-from cupyna.kernels.gemm_heuristics import Kind, gemm_plan, smem_bytes
-from cupyna.kernels.gemm_shapes import MOST_SLAB_ROWS, SMEM_BYTES, WARP_ROWS, WARPS, chunk_of
+from cupyna.kernels.gemm.heuristics import Kind, gemm_plan, smem_bytes
+from cupyna.kernels.gemm.shapes import MOST_SLAB_ROWS, SMEM_BYTES, WARP_ROWS, WARPS, chunk_of
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import problems
 from cupyna.tiles import TilePlan

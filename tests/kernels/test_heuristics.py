@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cupyna.kernels.attention_params import axis_tiles
-from cupyna.kernels.fused_shapes import FORWARD_SHAPES, GRADIENT_SHAPES
-from cupyna.kernels.heuristics import (
+from cupyna.kernels.fused.heuristics import (
     FusedChoice,
     fused_forward_choice,
     fused_gradient_choices,
     is_served,
     warp_tile,
 )
+from cupyna.kernels.fused.params import axis_tiles
+from cupyna.kernels.fused.shapes import FORWARD_SHAPES, GRADIENT_SHAPES
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import axes, problems
 from cupyna.tiles import TilePlan

@@ -10,11 +10,11 @@ from hypothesis import assume, given
 
 from cupyna.arrays import DeviceArray
 from cupyna.backends.hopper import CudaHopper
-from cupyna.kernels import tensor_map
-from cupyna.kernels.hopper_heuristics import hopper_choice
-from cupyna.kernels.hopper_params import pack_hopper
-from cupyna.kernels.hopper_shapes import CONSUMER_ROWS, HOPPER_SHAPES
-from cupyna.kernels.tensor_map import BoxOrder, encode_boxes, most_tokens
+from cupyna.kernels.hopper import tensor_map
+from cupyna.kernels.hopper.heuristics import hopper_choice
+from cupyna.kernels.hopper.params import pack_hopper
+from cupyna.kernels.hopper.shapes import CONSUMER_ROWS, HOPPER_SHAPES
+from cupyna.kernels.hopper.tensor_map import BoxOrder, encode_boxes, most_tokens
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import problems
 

@@ -10,7 +10,8 @@ import pytest
 
 from cupyna.arrays import DeviceArray
 from cupyna.arrays.host import host_dtype
-from cupyna.kernels.attention_params import (
+from cupyna.kernels.compiler import find_compiler
+from cupyna.kernels.fused.params import (
     ATTENTION_PARAMS,
     FORWARD_PARAMS,
     GRADIENT_PARAMS,
@@ -18,9 +19,8 @@ from cupyna.kernels.attention_params import (
     pack_attention,
     pack_gradient,
 )
-from cupyna.kernels.compiler import find_compiler
-from cupyna.kernels.gemm_params import GEMM_PARAMS, VECTORS, pack_gemm
-from cupyna.kernels.hopper_params import HOPPER_PARAMS
+from cupyna.kernels.gemm.params import GEMM_PARAMS, VECTORS, pack_gemm
+from cupyna.kernels.hopper.params import HOPPER_PARAMS
 from cupyna.kernels.params import PARAMS
 from cupyna.problem import Problem
 

@@ -21,8 +21,8 @@ cupy = pytest.importorskip("cupy")
 recording = pytest.importorskip("cupyna.kernels.recording")
 
 from cupyna import arguments, operations, plans  # noqa: E402
-from cupyna.kernels import fused_tuning  # noqa: E402
 from cupyna.kernels import launch as launch_module  # noqa: E402
+from cupyna.kernels.fused import tuning as fused_tuning  # noqa: E402
 from cupyna.kernels.loader import Kernel  # noqa: E402
 
 GPU = DeviceSpec(

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cupyna.kernels import cache, fused_tuning, tuning
-from cupyna.kernels.fused_tuning import Passes, fastest_passes, model_passes
-from cupyna.kernels.heuristics import fused_choices
+from cupyna.kernels import cache, tuning
+from cupyna.kernels.fused import tuning as fused_tuning
+from cupyna.kernels.fused.heuristics import fused_choices
+from cupyna.kernels.fused.tuning import Passes, fastest_passes, model_passes
 from cupyna.problem import DeviceSpec, Operation, Problem
 
 H200 = DeviceSpec("NVIDIA H200", "cuda", 0, 132, (9, 0), 232448, 60 << 20, 4.8e6, 6.7e7)

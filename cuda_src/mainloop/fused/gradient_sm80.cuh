@@ -1,0 +1,335 @@
+// The fused backward: one block takes a tile of rows through the box of columns that they meet.
+//
+// Where rows are queries it gives dQ, where they are keys dK and dV. Each pass recomputes the
+// weights from the log-sum-exp, so no gradient is summed by two blocks: no atomics, no workspace
+// but two numbers for each query, and the same bits in every run. A pass over keys may also give
+// dQ (kSumsQueries): two products less in all, but sums of dQ that blocks add to in any order.
+//
+//   per column tile (asynchronous copies run one tile ahead, two stages), kBlock columns at a time:
+//     P  = exp(scale first first^T - lse)      rows of Q, K against columns of K, Q
+//     dS = P (second second^T - delta)         rows of dO, V against columns of V, dO
+//     rows are queries:  dQ += dS K
+//     rows are keys:     dV += P^T dO,  dK += dS^T Q     (P and dS are held transposed)
+//                        dS -> shared memory, dQ = dS K -> added to global memory
+//
+// delta = sum(dO * O) - dlse of each query. The pass over queries computes it and leaves it, with
+// the log-sum-exp, for the pass over keys; before a lone pass over keys a small kernel does. P and
+// dS are rounded to the element type between the products and never leave the registers of the warp
+// that owns their rows.
+#pragma once
+
+#include "../../ptx/reduction.cuh"
+#include "edges_sm80.cuh"
+#include "tile_sm80.cuh"
+#include "products_sm80.cuh"
+
+namespace cupyna {
+
+template <typename T, Flavor kFlavor, Side kSide, int kHeadDim, int kRowTiles, int kWarps,
+          int kColumns, int kBlock, bool kSumsQueries, int kShares>
+struct FusedGradientSm80
+    : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns, kShares> {
+  using Tile = FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns, kShares>;
+  using Products = ProductsSm80<T, kFlavor, kHeadDim, kRowTiles, kBlock, kHeadDim / kShares>;
+  using Tile::head, Tile::line, Tile::own;
+  using Tile::kRowsAreQueries, Tile::kThreads, Tile::kWarpRows;
+  using typename Tile::WarpBox;
+  using Scores = typename Products::Scores;
+  using Sums = typename Products::Sums;
+
+  static_assert(!kSumsQueries || !kRowsAreQueries, "queries sum their own gradients");
+
+  using Columns = Swizzle<kColumns * 2>;
+
+  struct Shared : Tile::Shared {
+    // Where dQ is summed too: dS of a column tile, [key, query], and the warps that met it.
+    alignas(16) T scores[kSumsQueries ? Tile::kRows * kColumns : 1];
+    bool has_met[kWarps];
+  };
+
+  // Elsewhere registers are too short for the addresses of biases.
+  static constexpr bool kTakesBias = kRowTiles == 1 && kBlock == kColumns;
+
+  const GradientParams& params;
+  Shared& shared;
+
+  __device__ FusedGradientSm80(const GradientParams& params, Shared& shared)
+      : Tile(params,
+             kRowsAreQueries ? Operands{params.q, params.dout} : Operands{params.k, params.v},
+             kRowsAreQueries ? Operands{params.k, params.v} : Operands{params.q, params.dout},
+             params.statistics, shared),
+        params(params),
+        shared(shared) {}
+
+  __device__ __forceinline__ void run() {
+    Tile::prepare();
+    Sums first = {};   // dQ or dK
+    Sums second = {};  // dV
+    const int warp = kShares == 1 ? threadIdx.x / 32 : threadIdx.x / 32 % kWarps;
+    if constexpr (kRowsAreQueries) lay_statistics(warp);
+    for (int stage = 0, place = 0; Tile::arrive(stage, place); stage ^= 1) {
+      const Coordinate origin = shared.walk[place].origin;
+      const WarpBox box = shared.boxes[warp];
+      const bool has_met = Tile::meets(box.any, origin);
+      if (has_met) {
+        const int query_head = kRowsAreQueries ? head : shared.walk[place].head;
+        const bool is_edge = !Tile::is_within(box.all, origin);
+#pragma unroll 1
+        for (int block = 0; block < kColumns; block += kBlock) {
+          step(first, second, origin, query_head, stage, block, warp, is_edge);
+        }
+      }
+      if constexpr (kSumsQueries) {
+        if (threadIdx.x % 32 == 0) shared.has_met[warp] = has_met;
+        __syncthreads();
+        sum_queries(shared.walk[place], warp);
+      }
+      place = Tile::after(place);
+    }
+    store(first, second, warp);
+  }
+
+ private:
+  // Statistics of the warp's own queries, whose dO is in shared memory; 16 bytes of O per lane.
+  __device__ __forceinline__ void lay_statistics(int warp) const {
+    constexpr int kPerChunk = Tile::kPerChunk;
+    constexpr int kLanes = Tile::kChunks < 32 ? Tile::kChunks : 32;
+    const int lane = threadIdx.x % 32;
+    const T* out = static_cast<const T*>(params.out.data);
+#pragma unroll 2
+    for (int i = 0; i < kWarpRows; i += 32 / kLanes) {
+      const int row = warp * kWarpRows + i + lane / kLanes;
+      bool is_real;
+      const Coordinate at = Tile::position_of(row, is_real);
+      float delta = 0;
+      for (int chunk = lane % kLanes; chunk * kPerChunk < params.value_dim; chunk += kLanes) {
+        const uint4 mine = *reinterpret_cast<const uint4*>(
+            out + Tile::row_offset(params.out, at, head) + chunk * kPerChunk);
+        const uint4 given = *reinterpret_cast<const uint4*>(
+            reinterpret_cast<char*>(shared.rows[1]) + Tile::Rows::offset(row, chunk));
+        const T* a = reinterpret_cast<const T*>(&mine);
+        const T* b = reinterpret_cast<const T*>(&given);
+#pragma unroll
+        for (int element = 0; element < kPerChunk; ++element) {
+          delta += widen(a[element]) * widen(b[element]);
+        }
+      }
+#pragma unroll
+      for (int step = kLanes / 2; step > 0; step /= 2) {
+        delta += __shfl_xor_sync(0xffffffffu, delta, step);
+      }
+      if (lane % kLanes == 0) {
+        if (params.dlse.data != nullptr) delta -= statistic(params.dlse, at);
+        const Statistics found{statistic(params.lse, at) * kLog2E, delta};
+        shared.statistics[row] = found;
+        if (is_real) params.statistics[Tile::query_index(at, head)] = found;
+      }
+    }
+    __syncwarp();
+  }
+
+  __device__ __forceinline__ float statistic(const Array& array, const Coordinate& at) const {
+    return static_cast<const float*>(array.data)[Tile::row_offset(array, at, head)];
+  }
+
+  // Where the warp's share of the channels that it sums begins.
+  static __device__ __forceinline__ int share() {
+    return kShares == 1 ? 0 : threadIdx.x / 32 / kWarps;
+  }
+  static __device__ __forceinline__ int first_chunk() {
+    return share() * (kHeadDim / kShares / Tile::kPerChunk);
+  }
+
+  // What backward knows of the query of one of a thread's four accumulators.
+  __device__ __forceinline__ Statistics statistics_of(int row_tile, int pair, int i,
+                                                      int first_column, int warp) const {
+    if constexpr (kRowsAreQueries) {
+      return shared.statistics[Tile::row_of(warp, row_tile, i / 2)];
+    } else {
+      return shared.statistics[first_column + pair * 8 + threadIdx.x % 4 * 2 + i % 2];
+    }
+  }
+
+  __device__ __forceinline__ void step(Sums& first, Sums& second, const Coordinate& origin,
+                                       int query_head, int stage, int block, int warp,
+                                       bool is_edge) const {
+    const T* firsts = shared.first[stage] + block * kHeadDim;
+    const T* seconds = shared.second[stage] + block * kHeadDim;
+    // The first of the block's statistics, where they belong to columns.
+    const int first_column = stage * kColumns + block;
+
+    float factor = params.scale_log2;
+    Scores weights = {};
+    Products::multiply_rows(weights, firsts, [&](unsigned (&fragment)[4], int row_tile, int depth) {
+      Products::load_row(fragment, shared.rows[0], warp, row_tile, depth);
+    });
+    const bool has_bias = kTakesBias && params.bias.data != nullptr;
+    if (kTakesBias && has_bias) {
+      add_bias<T>(*this, weights, origin, query_head, warp, params.scale_log2);
+      factor = 1;
+    }
+#pragma unroll
+    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+      for (int pair = 0; pair < kBlock / 8; ++pair) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          float& weight = weights[row_tile][pair][i];
+          const Statistics of_query = statistics_of(row_tile, pair, i, first_column, warp);
+          weight = ptx::exp2_approx(weight * factor - of_query.lse_log2);
+        }
+      }
+    }
+    if (is_edge && !has_bias) {
+      mask_scores(*this, weights, origin, warp, 0.f, block);
+    }
+    if constexpr (!kRowsAreQueries) multiply(second, weights, seconds);
+    Scores gradients = {};
+    Products::multiply_rows(gradients, seconds,
+                            [&](unsigned (&fragment)[4], int row_tile, int depth) {
+                              Products::load_row(fragment, shared.rows[1], warp, row_tile, depth);
+                            });
+#pragma unroll
+    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+      for (int pair = 0; pair < kBlock / 8; ++pair) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const Statistics of_query = statistics_of(row_tile, pair, i, first_column, warp);
+          weights[row_tile][pair][i] *= gradients[row_tile][pair][i] - of_query.delta;
+        }
+      }
+    }
+    multiply(first, weights, firsts);
+    if constexpr (kSumsQueries) lay_gradients(weights, block, warp);
+  }
+
+  // The warp's gradients of scores, rounded, where all warps find them.
+  __device__ __forceinline__ void lay_gradients(const Scores& gradients, int block,
+                                                int warp) const {
+#pragma unroll
+    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = Tile::row_of(warp, row_tile, half);
+#pragma unroll
+        for (int pair = 0; pair < kBlock / 8; ++pair) {
+          const float (&four)[4] = gradients[row_tile][pair];
+          *reinterpret_cast<unsigned*>(
+              reinterpret_cast<char*>(shared.scores) + Columns::offset(row, block / 8 + pair) +
+              threadIdx.x % 4 * 4) = pack<T>(four[2 * half], four[2 * half + 1]);
+        }
+      }
+    }
+  }
+
+  // dQ += dS K for the queries of a column tile. A warp takes 32 queries and 32 channels.
+  __device__ __forceinline__ void sum_queries(const typename Tile::Place& place, int warp) const {
+    static_assert(!kSumsQueries || (kColumns == 64 && kHeadDim == 16 * kWarps),
+                  "warps share the queries and channels of a column tile");
+    const int first_query = warp % 2 * 32, first_chunk = warp / 2 * 4;
+    float sums[2][4][4] = {};
+    unsigned met = 0;  // a bit for each warp
+#pragma unroll
+    for (int i = 0; i < kWarps; ++i) met |= static_cast<unsigned>(shared.has_met[i]) << i;
+    if (met == (1u << kWarps) - 1) {
+#pragma unroll 2
+      for (int depth = 0; depth < Tile::kRows / 16; ++depth) {
+        multiply_queries(sums, depth, first_query, first_chunk);
+      }
+    } else {
+#pragma unroll 1
+      for (int depth = 0; depth < Tile::kRows / 16; ++depth) {
+        if (met >> (depth / kRowTiles) & 1) {
+          multiply_queries(sums, depth, first_query, first_chunk);
+        }
+      }
+    }
+    add_queries(sums, place, first_query, first_chunk);
+  }
+
+  __device__ __forceinline__ void multiply_queries(float (&sums)[2][4][4], int depth,
+                                                   int first_query, int first_chunk) const {
+    const int lane = threadIdx.x % 32;
+    unsigned gradients[2][4];
+    const int key = depth * 16 + lane / 16 * 8 + lane % 8;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int chunk = first_query / 8 + half * 2 + lane / 8 % 2;
+      ptx::ldmatrix_x4_trans(gradients[half],
+                             ptx::shared_address(shared.scores) + Columns::offset(key, chunk));
+    }
+#pragma unroll
+    for (int pair = 0; pair < 2; ++pair) {
+      unsigned keys[4];
+      ptx::ldmatrix_x4_trans(keys, Tile::address(shared.rows[0], depth * 16 + lane % 16,
+                                                 first_chunk + pair * 2 + lane / 16));
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        ptx::mma_m16n8k16<T>(sums[half][2 * pair], gradients[half], keys[0], keys[1]);
+        ptx::mma_m16n8k16<T>(sums[half][2 * pair + 1], gradients[half], keys[2], keys[3]);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void add_queries(const float (&sums)[2][4][4],
+                                              const typename Tile::Place& place, int first_query,
+                                              int first_chunk) const {
+    const int lane = threadIdx.x % 32;
+    const unsigned last = Tile::last_in_box(place.origin);
+    const int channel = first_chunk * 8 + lane % 4 * 2;
+    float* base = params.query_sums + place.query * params.head_dim + channel;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int query = first_query + i / 2 * 16 + i % 2 * 8 + lane / 4;
+      const bool is_there = Tile::is_not_past(shared.fields[query], last);
+      float* row = base + static_cast<long long>(shared.tokens[query]) * params.head_dim;
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        const float (&four)[4] = sums[i / 2][n];
+        if (is_there && channel + n * 8 < params.head_dim) {
+          ptx::add_pair(row + n * 8, four[i % 2 * 2], four[i % 2 * 2 + 1]);
+        }
+      }
+    }
+  }
+
+  static __device__ __forceinline__ void multiply(Sums& sums, const Scores& weights,
+                                                  const T* columns) {
+    if constexpr (Products::kAddsTiles) {
+      Products::add_columns(sums, weights, columns, first_chunk());
+    } else {
+#pragma unroll
+      for (int depth = 0; depth < kBlock / Products::kWeightDepth; ++depth) {
+        Products::multiply_columns(sums, weights, columns, depth, first_chunk());
+      }
+    }
+  }
+
+  // All is read that any warp reads of the rows, so their gradients take their place.
+  __device__ __forceinline__ void store(const Sums& first, const Sums& second, int warp) const {
+#pragma unroll
+    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = Tile::row_of(warp, row_tile, half);
+        Products::lay_row(shared.rows[0], row, first[row_tile], half, params.scale, first_chunk());
+        if constexpr (!kRowsAreQueries) {
+          Products::lay_row(shared.rows[1], row, second[row_tile], half, 1.f, first_chunk());
+        }
+      }
+    }
+    if constexpr (kShares == 1) {
+      __syncwarp();
+    } else {
+      __syncthreads();
+    }
+    const Array& of_first = kRowsAreQueries ? params.dq : params.dk;
+    Tile::write_rows(of_first, shared.rows[0], warp, params.head_dim, share());
+    if constexpr (!kRowsAreQueries) {
+      Tile::write_rows(params.dv, shared.rows[1], warp, params.value_dim, share());
+    }
+  }
+};
+
+}  // namespace cupyna

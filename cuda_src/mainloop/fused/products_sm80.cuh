@@ -1,0 +1,233 @@
+// The matrix products of one warp: its rows in registers, columns in shared memory.
+//
+// Three flavors: 16-bit elements, float32 rounded to TF32, and float32 as sums of two TF32 numbers
+// each, of whose four products the three large ones count (3xTF32: float32's accuracy).
+#pragma once
+
+#include "../../common/pack.cuh"
+#include "../../common/swizzle.cuh"
+#include "../../ptx/arithmetic.cuh"
+#include "../../ptx/mma_sm80.cuh"
+#include "../../ptx/shared_memory.cuh"
+
+namespace cupyna {
+
+// By products of TF32 numbers that make one.
+enum class Flavor { k16Bit = 0, kTf32 = 1, k3xTf32 = 3 };
+
+// One operand's registers, with the remainders of 3xTF32 where there are any.
+template <Flavor kFlavor, int kRegisters>
+struct Operand {
+  unsigned large[kRegisters], small[kFlavor == Flavor::k3xTf32 ? kRegisters : 1];
+
+  // Float32 numbers become TF32; others are fragments already. Products ignore what stands below
+  // TF32's ten bits of mantissa. For 3xTF32 integers round, in half a conversion's instructions;
+  // a NaN that this loses is still in the remainder.
+  __device__ __forceinline__ explicit Operand(const unsigned (&raw)[kRegisters]) {
+#pragma unroll
+    for (int i = 0; i < kRegisters; ++i) {
+      if constexpr (kFlavor == Flavor::k16Bit) {
+        large[i] = raw[i];
+      } else if constexpr (kFlavor == Flavor::kTf32) {
+        large[i] = ptx::to_tf32(__uint_as_float(raw[i]));
+      } else {
+        large[i] = (raw[i] + 0x1000u) & 0xffffe000u;
+        small[i] = __float_as_uint(__uint_as_float(raw[i]) - __uint_as_float(large[i]));
+      }
+    }
+  }
+};
+
+// Scores are sums over kHeadDim channels; sums have kSumDim of them, all or a warp's share.
+template <typename T, Flavor kFlavor, int kHeadDim, int kRowTiles, int kColumns,
+          int kSumDim = kHeadDim>
+struct ProductsSm80 {
+  using Rows = Swizzle<kHeadDim * sizeof(T)>;
+  static constexpr int kWarpRows = 16 * kRowTiles;
+  static constexpr int kPerChunk = 16 / sizeof(T);  // channels in 16 bytes
+  static constexpr int kDepths = kHeadDim / kPerChunk / 2;
+  // Columns of one product of weights.
+  static constexpr int kWeightDepth = kFlavor == Flavor::k16Bit ? 16 : 8;
+  // Accumulators of rows x columns and of rows x channels.
+  using Scores = float[kRowTiles][kColumns / 8][4];
+  using Sums = float[kRowTiles][kSumDim / 8][4];
+  using Fragment = unsigned[4];
+
+  static __device__ __forceinline__ unsigned address(const T* rows, int row, int chunk) {
+    return ptx::shared_address(rows) + Rows::offset(row, chunk);
+  }
+
+  // Fragments of 16 rows and 32 bytes of each: lanes 0-15 name rows, the upper half the next chunk.
+  static __device__ __forceinline__ void load_row(Fragment& fragment, const T* rows, int warp,
+                                                  int row_tile, int depth) {
+    const int lane = threadIdx.x % 32;
+    const int row = warp * kWarpRows + row_tile * 16 + lane % 16;
+    ptx::ldmatrix_x4(fragment, address(rows, row, depth * 2 + lane / 16));
+  }
+
+  // scores += rows columns^T, over channels; `load(fragment, row_tile, depth)` gives the rows.
+  template <typename Load>
+  static __device__ __forceinline__ void multiply_rows(Scores& scores, const T* columns,
+                                                       const Load& load) {
+    // Registers are too short to keep the addresses of many channels from one tile to the next.
+    constexpr bool kKeeps = kFlavor != Flavor::k3xTf32 || kHeadDim <= 64;
+    const int lane = (kKeeps ? threadIdx.x : ptx::computed_here(threadIdx.x)) % 32;
+#pragma unroll
+    for (int depth = 0; depth < kDepths; ++depth) {
+      Fragment rows[kRowTiles];
+#pragma unroll
+      for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+        load(rows[row_tile], row_tile, depth);
+      }
+#pragma unroll
+      for (int pair = 0; pair < kColumns / 16; ++pair) {
+        // Columns 0-7 and 8-15 of the pair, each with the lower and the upper chunk.
+        Fragment both;
+        const int column = pair * 16 + lane / 16 * 8 + lane % 8;
+        ptx::ldmatrix_x4(both, address(columns, column, depth * 2 + lane / 8 % 2));
+        const Operand<kFlavor, 4> right(both);
+#pragma unroll
+        for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+          const Operand<kFlavor, 4> left(rows[row_tile]);
+          multiply(scores[row_tile][2 * pair], left, right, 0);
+          multiply(scores[row_tile][2 * pair + 1], left, right, 2);
+        }
+      }
+    }
+  }
+
+  // Whether sums grow by those of whole tiles. Tensor cores cut sums off where float32 rounds them,
+  // and over thousands of products that shows in float32.
+  static constexpr bool kAddsTiles = kFlavor == Flavor::k3xTf32;
+
+  // sums += weights columns, over kWeightDepth of the columns; weights are rounded on the way.
+  static __device__ __forceinline__ void multiply_columns(Sums& sums, const Scores& weights,
+                                                          const T* columns, int depth,
+                                                          int first_chunk = 0) {
+    if constexpr (kFlavor == Flavor::k16Bit) {
+      multiply_columns_16_bit(sums, weights, columns, depth, first_chunk);
+    } else {
+#pragma unroll
+      for (int part = 0; part < kSumDim / 32; ++part) {
+        multiply_part(sums, part * 4, weights, columns, depth, first_chunk + part * 8);
+      }
+    }
+  }
+
+  // sums += weights columns, over all columns, whose sums are added by ordinary additions.
+  static __device__ __forceinline__ void add_columns(Sums& sums, const Scores& weights,
+                                                     const T* columns, int first_chunk = 0) {
+#pragma unroll
+    for (int part = 0; part < kSumDim / 32; ++part) {
+      float of_tile[kRowTiles][4][4] = {};
+#pragma unroll
+      for (int depth = 0; depth < kColumns / kWeightDepth; ++depth) {
+        multiply_part(of_tile, 0, weights, columns, depth, first_chunk + part * 8);
+      }
+#pragma unroll
+      for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) sums[row_tile][part * 4 + n][i] += of_tile[row_tile][n][i];
+        }
+      }
+    }
+  }
+
+  // One row tile's half row of sums, times a factor, into rows of shared memory.
+  static __device__ __forceinline__ void lay_row(T* rows, int row,
+                                                 const float (&sums)[kSumDim / 8][4], int half,
+                                                 float factor, int first_chunk = 0) {
+    char* memory = reinterpret_cast<char*>(rows);
+    const int lane = threadIdx.x % 4;
+#pragma unroll
+    for (int n = 0; n < kSumDim / 8; ++n) {
+      const float left = sums[n][2 * half] * factor, right = sums[n][2 * half + 1] * factor;
+      if constexpr (kFlavor == Flavor::k16Bit) {
+        *reinterpret_cast<unsigned*>(memory + Rows::offset(row, first_chunk + n) + lane * 4) =
+            pack<T>(left, right);
+      } else {
+        // See multiply_part: tile n holds every fourth channel of 32.
+        const int chunk = first_chunk + n / 4 * 8 + lane * 2;
+        float* target = reinterpret_cast<float*>(memory);
+        target[Rows::offset(row, chunk) / 4 + n % 4] = left;
+        target[Rows::offset(row, chunk + 1) / 4 + n % 4] = right;
+      }
+    }
+  }
+
+ private:
+  // d += a b, the small products first.
+  template <int kRegisters>
+  static __device__ __forceinline__ void multiply(float (&d)[4], const Operand<kFlavor, 4>& a,
+                                                  const Operand<kFlavor, kRegisters>& b, int i) {
+    if constexpr (kFlavor == Flavor::k16Bit) {
+      ptx::mma_m16n8k16<T>(d, a.large, b.large[i], b.large[i + 1]);
+    } else {
+      if constexpr (kFlavor == Flavor::k3xTf32) {
+        ptx::mma_m16n8k8_tf32(d, a.small, b.large[i], b.large[i + 1]);
+        ptx::mma_m16n8k8_tf32(d, a.large, b.small[i], b.small[i + 1]);
+      }
+      ptx::mma_m16n8k8_tf32(d, a.large, b.large[i], b.large[i + 1]);
+    }
+  }
+
+  static __device__ __forceinline__ void multiply_columns_16_bit(Sums& sums, const Scores& weights,
+                                                                 const T* columns, int depth,
+                                                                 int first_chunk) {
+    const int lane = threadIdx.x % 32, column = depth * 16 + lane % 16;
+    Fragment packed[kRowTiles];
+#pragma unroll
+    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float (&four)[4] = weights[row_tile][2 * depth + i / 2];
+        packed[row_tile][i] = pack<T>(four[i % 2 * 2], four[i % 2 * 2 + 1]);
+      }
+    }
+#pragma unroll
+    for (int pair = 0; pair < kSumDim / 16; ++pair) {
+      Fragment both;
+      ptx::ldmatrix_x4_trans(both, address(columns, column, first_chunk + pair * 2 + lane / 16));
+      const Operand<kFlavor, 4> right(both);
+#pragma unroll
+      for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+        const Operand<kFlavor, 4> left(packed[row_tile]);
+        multiply(sums[row_tile][2 * pair], left, right, 0);
+        multiply(sums[row_tile][2 * pair + 1], left, right, 2);
+      }
+    }
+  }
+
+  // Sums of 32 channels, from tile `first` of the sums on. An accumulator's two columns are slots
+  // lane % 4 and lane % 4 + 4 of the product's depth, so that no weight changes its thread. A
+  // thread reads 16 bytes of a column: of the four tiles that they go to, tile n has channels n, 4
+  // + n, ...
+  template <int kTiles>
+  static __device__ __forceinline__ void multiply_part(float (&sums)[kRowTiles][kTiles][4],
+                                                       int first, const Scores& weights,
+                                                       const T* columns, int depth,
+                                                       int first_chunk) {
+    const int lane = threadIdx.x % 32, column = depth * 8 + lane % 4 * 2;
+    const int chunk = first_chunk + lane / 4;
+    const char* memory = reinterpret_cast<const char*>(columns);
+    const float4 even = *reinterpret_cast<const float4*>(memory + Rows::offset(column, chunk));
+    const float4 odd = *reinterpret_cast<const float4*>(memory + Rows::offset(column + 1, chunk));
+    const float values[4][2] = {{even.x, odd.x}, {even.y, odd.y}, {even.z, odd.z}, {even.w, odd.w}};
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+      const unsigned raw[2] = {__float_as_uint(values[n][0]), __float_as_uint(values[n][1])};
+      const Operand<kFlavor, 2> right(raw);
+#pragma unroll
+      for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+        const float (&four)[4] = weights[row_tile][depth];
+        const Fragment slots = {__float_as_uint(four[0]), __float_as_uint(four[2]),
+                                __float_as_uint(four[1]), __float_as_uint(four[3])};
+        multiply(sums[row_tile][first + n], Operand<kFlavor, 4>(slots), right, 0);
+      }
+    }
+  }
+};
+
+}  // namespace cupyna

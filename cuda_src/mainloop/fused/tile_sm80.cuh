@@ -1,0 +1,397 @@
+// What one block of a fused kernel works on: a tile of rows that stays, the box of columns that its
+// rows meet, and how both come into shared memory. Rows are queries and columns are keys, or, in
+// the gradients of keys and values, the reverse.
+//
+// Rows and columns each have a first array, of head_dim channels, and a second one, of value_dim.
+// First times first gives scores; second times second gives the gradients of weights:
+//
+//   rows are queries | rows q, dout | columns k, v
+//   rows are keys    | rows k, v    | columns q, dout
+//
+// Shared memory:
+//
+//   | rows | first, 2 stages | second, 2 stages | steps | statistics | windows | fields | boxes |
+//   place |
+#pragma once
+
+#include "../../common/attention_params.cuh"
+#include "../../common/swizzle.cuh"
+#include "../../geometry/box.cuh"
+#include "../../ptx/arithmetic.cuh"
+#include "../../ptx/shared_memory.cuh"
+
+namespace cupyna {
+
+// The arrays of one side.
+struct Operands {
+  const Array& first;
+  const Array& second;
+};
+
+// kShares warps have the same rows, each a share of the channels that it sums.
+template <typename T, Side kSide, int kRowArrays, int kHeadDim, int kRowTiles, int kWarps,
+          int kColumns, int kShares = 1>
+struct FusedTileSm80 {
+  static constexpr bool kRowsAreQueries = kSide == Side::kQuery;
+  static constexpr int kThreads = 32 * kWarps * kShares;
+  static constexpr int kWarpRows = 16 * kRowTiles;
+  static constexpr int kRows = kWarpRows * kWarps;
+  static constexpr int kStages = 2;
+  static constexpr int kPerChunk = 16 / sizeof(T);      // channels in 16 bytes
+  static constexpr int kChunks = kHeadDim / kPerChunk;  // of a row
+  static constexpr bool kHasColumnStatistics = kRowArrays == 2 && !kRowsAreQueries;
+  using Rows = Swizzle<kHeadDim * sizeof(T)>;
+  static_assert(kWarpRows <= 32 && kThreads % kChunks == 0 && kColumns * kChunks % kThreads == 0,
+                "a lane has one row, and a thread copies one column of chunks");
+
+  // What one warp's rows see: the box of all, and what all see.
+  struct alignas(16) WarpBox {
+    Window any, all;
+  };
+
+  // Elements from a column tile's first token to one of its others.
+  struct Step {
+    long long first, second;
+  };
+
+  // A place in the walk over the column tiles of the box. One thread takes each step for all, two
+  // tiles ahead: registers are short. Keys meet the queries of every head that reads theirs.
+  struct alignas(16) Place {
+    long long first, second;  // elements from the begin of each array to the tile's first token
+    Coordinate origin;        // first position of the column tile
+    int head;                 // of the columns; none where the walk has ended
+    long long query;          // index of the tile's first token, where columns are queries
+
+    __device__ __forceinline__ bool is_inside() const { return head >= 0; }
+  };
+  static constexpr int kPlaces = 3;
+  static constexpr int kFar = 1 << 29;  // beyond any position
+
+  struct Shared {
+    T rows[kRowArrays][kRows * kHeadDim];
+    T first[kStages][kColumns * kHeadDim];
+    T second[kStages][kColumns * kHeadDim];
+    Step steps[kColumns];
+    int tokens[kHasColumnStatistics ? kColumns : 1];  // from the tile's first token
+    Place walk[kPlaces];
+    // Of the queries among rows and columns, in backward.
+    Statistics statistics[kRowArrays == 1 ? 1 : kRowsAreQueries ? kRows : kStages * kColumns];
+    Window windows[kRows];
+    unsigned fields[kColumns];  // coordinates inside a column tile, packed
+    WarpBox boxes[kWarps];
+    // The tile along each axis. It is the same for all threads, and registers are short.
+    AxisTile own[kAxes];
+    Line line[kAxes];
+  };
+
+  const AttentionParams& params;
+  const Operands rows, columns;
+  Statistics* const statistics;  // of every query, in backward
+  Shared& shared;
+  const AxisTile (&own)[kAxes];
+  const Line (&line)[kAxes];
+  const int head, batch;  // head of the rows
+
+  __device__ FusedTileSm80(const AttentionParams& params, const Operands& rows,
+                           const Operands& columns, Statistics* statistics, Shared& shared)
+      : params(params),
+        rows(rows),
+        columns(columns),
+        statistics(statistics),
+        shared(shared),
+        own(shared.own),
+        line(shared.line),
+        head(blockIdx.y),
+        batch(blockIdx.z) {}
+
+  // Whether any of the rows meets a column of the tile, without a branch for each bound.
+  __device__ __forceinline__ bool meets(const Window& any, const Coordinate& origin) const {
+    const TileAxis(&tile)[kAxes] = params.tile;
+    return (origin.x < any.x.end) & (origin.x + tile[0].column_extent > any.x.begin) &
+           (origin.y < any.y.end) & (origin.y + tile[1].column_extent > any.y.begin) &
+           (origin.z < any.z.end) & (origin.z + tile[2].column_extent > any.z.begin);
+  }
+
+  // Whether all rows meet all columns, and none of them is padding.
+  __device__ __forceinline__ bool is_within(const Window& all, const Coordinate& origin) const {
+    const int x = params.tile[0].column_extent, y = params.tile[1].column_extent;
+    const int z = params.tile[2].column_extent;
+    return (x * y * z == kColumns) & (all.x.begin <= origin.x) & (origin.x + x <= all.x.end) &
+           (all.y.begin <= origin.y) & (origin.y + y <= all.y.end) & (all.z.begin <= origin.z) &
+           (origin.z + z <= all.z.end);
+  }
+
+  // Position of a row of the tile; rows past the end of a cut tile repeat its last ones.
+  __device__ __forceinline__ Coordinate position_of(int row, bool& is_real) const {
+    const int log2_y = params.tile[1].row_extent_log2, log2_z = params.tile[2].row_extent_log2;
+    const int x = own[0].begin + (row >> (log2_y + log2_z));
+    const int y = own[1].begin + (row >> log2_z & ((1 << log2_y) - 1));
+    const int z = own[2].begin + (row & ((1 << log2_z) - 1));
+    is_real = x < own[0].end && y < own[1].end && z < own[2].end;
+    return Coordinate{min_of(x, own[0].end - 1), min_of(y, own[1].end - 1),
+                      min_of(z, own[2].end - 1)};
+  }
+
+  __device__ __forceinline__ long long row_offset(const Array& array, const Coordinate& at,
+                                                  int of_head) const {
+    const int x = own[0].group + at.x * params.axis[0].dilation;
+    const int y = own[1].group + at.y * params.axis[1].dilation;
+    const int z = own[2].group + at.z * params.axis[2].dilation;
+    return batch * array.batch + x * array.axis[0] + y * array.axis[1] + z * array.axis[2] +
+           of_head * array.head;
+  }
+
+  // Rows, tables and the first column tile; all but the last have arrived when it returns.
+  __device__ __forceinline__ void prepare() const {
+    place();
+    __syncthreads();
+    copy_rows(shared.rows[0], rows.first, params.head_dim);
+    if constexpr (kRowArrays == 2) copy_rows(shared.rows[1], rows.second, params.value_dim);
+    ptx::copy_async_commit();
+    begin_walk();
+    lay_tables();
+    __syncthreads();
+    copy_columns(shared.walk[0], 0);
+    ptx::copy_async_commit();
+    ptx::copy_async_wait<1>();
+    __syncthreads();
+  }
+
+  // Waits for the column tile of a place and begins to copy the next; false where the walk ended.
+  __device__ __forceinline__ bool arrive(int stage, int place) const {
+    ptx::copy_async_wait<0>();
+    __syncthreads();  // this stage has arrived, and all warps are done with the other
+    if (!shared.walk[place].is_inside()) return false;
+    const int next = after(place);
+    if (shared.walk[next].is_inside()) copy_columns(shared.walk[next], stage ^ 1);
+    ptx::copy_async_commit();
+    continue_walk(next);
+    return true;
+  }
+
+  // Which tile of the grid this block takes.
+  __device__ __forceinline__ void place() const {
+    if (threadIdx.x >= kAxes) return;
+    unsigned rest = blockIdx.x;
+    for (int i = kAxes - 1; i > static_cast<int>(threadIdx.x); --i)
+      rest /= params.tile[i].row_tiles;
+    const AxisParams& axis = params.axis[threadIdx.x];
+    const TileAxis& tile = params.tile[threadIdx.x];
+    const AxisTiling tiling{axis.length,   axis.kernel_size,    axis.stride,
+                            axis.dilation, axis.is_causal != 0, 1 << tile.row_extent_log2};
+    shared.own[threadIdx.x] = tiling.tile(static_cast<int>(rest % tile.row_tiles), kSide);
+    shared.line[threadIdx.x] = tiling.line(shared.own[threadIdx.x].group);
+  }
+
+  // Windows of rows, coordinates of columns, and what each warp's rows see.
+  __device__ __forceinline__ void lay_tables() const {
+    // One lane for each of the warp's rows; lanes to spare repeat some.
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (kShares == 1 || warp < kWarps) {
+      const int row = warp * kWarpRows + lane % kWarpRows;
+      bool is_real;
+      const Coordinate at = position_of(row, is_real);
+      // A row that stands in for none meets nothing. Keys of a cut tile are masked for it, so that
+      // no query counts it; a query that is not real is not written, whatever it sums.
+      const Window window{partners_of(line[0], at.x, is_real), partners_of(line[1], at.y, is_real),
+                          partners_of(line[2], at.z, is_real)};
+      const bool can_mask = is_real || !kRowsAreQueries;
+      shared.windows[row] = window;
+      const WarpBox box{Window{any_of_warp(window.x), any_of_warp(window.y), any_of_warp(window.z)},
+                        Window{all_of_warp(window.x, can_mask), all_of_warp(window.y, can_mask),
+                               all_of_warp(window.z, can_mask)}};
+      if (lane == 0) shared.boxes[warp] = box;
+    }
+
+    for (int column = threadIdx.x; column < kColumns; column += kThreads) {
+      const int y = params.tile[1].column_extent, z = params.tile[2].column_extent;
+      const Coordinate to{column / (y * z), column / z % y, column % z};
+      const bool is_padding = to.x >= params.tile[0].column_extent;
+      shared.fields[column] = is_padding ? outside_fields() : pack_fields(to.x, to.y, to.z);
+      shared.steps[column] = Step{step(columns.first, to), step(columns.second, to)};
+      if constexpr (kHasColumnStatistics) {
+        shared.tokens[column] = (to.x * params.axis[0].dilation * params.axis[1].length +
+                                 to.y * params.axis[1].dilation) *
+                                    params.axis[2].length +
+                                to.z * params.axis[2].dilation;
+      }
+    }
+  }
+
+  static __device__ __forceinline__ Interval partners_of(const Line& line, int position,
+                                                         bool is_real) {
+    const Interval partners =
+        kRowsAreQueries ? window_of(line, position) : queries_of(line, position);
+    return is_real ? partners : Interval{kFar, -kFar};
+  }
+
+  static __device__ __forceinline__ Interval any_of_warp(const Interval& row) {
+    return Interval{__reduce_min_sync(0xffffffffu, row.begin),
+                    __reduce_max_sync(0xffffffffu, row.end)};
+  }
+
+  static __device__ __forceinline__ Interval all_of_warp(const Interval& row, bool is_in) {
+    return Interval{__reduce_max_sync(0xffffffffu, is_in ? row.begin : -kFar),
+                    __reduce_min_sync(0xffffffffu, is_in ? row.end : kFar)};
+  }
+
+  __device__ __forceinline__ void copy_rows(T* target, const Array& array, int channels) const {
+    const T* source = static_cast<const T*>(array.data);
+    for (int i = threadIdx.x; i < kRows * kChunks; i += kThreads) {
+      const int row = i / kChunks, chunk = i % kChunks;
+      bool is_real;
+      const Coordinate at = position_of(row, is_real);
+      const bool is_there = chunk * kPerChunk < channels;
+      const T* from = source + row_offset(array, at, head) + (is_there ? chunk * kPerChunk : 0);
+      ptx::copy_async_16(address(target, row, chunk), from, is_there ? 16 : 0);
+    }
+  }
+
+  // The first two places of the walk.
+  __device__ __forceinline__ void begin_walk() const {
+    if (threadIdx.x != 0) return;
+    Place place;
+    place.origin = Coordinate{own[0].box_begin, own[1].box_begin, own[2].box_begin};
+    place.head = kRowsAreQueries ? head / params.head_group : head * params.head_group;
+    locate(place);
+    shared.walk[0] = place;
+    advance(place);
+    shared.walk[1] = place;
+  }
+
+  static __device__ __forceinline__ int after(int place) {
+    return place == kPlaces - 1 ? 0 : place + 1;
+  }
+
+  // Writes the place after `place`, where no one reads: two places behind.
+  __device__ __forceinline__ void continue_walk(int place) const {
+    if (threadIdx.x != 0) return;
+    Place next = shared.walk[place];
+    if (next.is_inside()) advance(next);
+    shared.walk[after(place)] = next;
+  }
+
+  __device__ __forceinline__ void advance(Place& place) const {
+    Coordinate& origin = place.origin;
+    origin.z += params.tile[2].column_extent;
+    if (origin.z >= own[2].box_end) {
+      origin.z = own[2].box_begin;
+      origin.y += params.tile[1].column_extent;
+      if (origin.y >= own[1].box_end) {
+        origin.y = own[1].box_begin;
+        origin.x += params.tile[0].column_extent;
+        if (origin.x >= own[0].box_end) {
+          origin.x = own[0].box_begin;
+          const bool is_last = kRowsAreQueries || place.head + 1 == (head + 1) * params.head_group;
+          place.head = is_last ? -1 : place.head + 1;
+        }
+      }
+    }
+    if (place.is_inside()) locate(place);
+  }
+
+  __device__ __forceinline__ void locate(Place& place) const {
+    place.first = row_offset(columns.first, place.origin, place.head);
+    place.second = row_offset(columns.second, place.origin, place.head);
+    if constexpr (kHasColumnStatistics) place.query = query_index(place.origin, place.head);
+  }
+
+  // Both arrays of one column tile; what lies outside the box is zero.
+  __device__ __forceinline__ void copy_columns(const Place& place, int stage) const {
+    const int thread = ptx::computed_here(threadIdx.x);
+    const int chunk = thread % kChunks;  // the same for all columns of a thread
+    const bool in_first = chunk * kPerChunk < params.head_dim,
+               in_second = chunk * kPerChunk < params.value_dim;
+    const T* first = static_cast<const T*>(columns.first.data) + place.first + chunk * kPerChunk;
+    const T* second = static_cast<const T*>(columns.second.data) + place.second + chunk * kPerChunk;
+    const unsigned last = last_in_box(place.origin);
+    // Tables are read in batches, to wait once for each; more would need too many registers.
+    constexpr int kCopies = kColumns * kChunks / kThreads, kBatch = kCopies < 4 ? kCopies : 4;
+#pragma unroll
+    for (int begin = 0; begin < kCopies; begin += kBatch) {
+      Step steps[kBatch];
+      unsigned fields[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int column = thread / kChunks + (begin + i) * (kThreads / kChunks);
+        steps[i] = shared.steps[column];
+        fields[i] = shared.fields[column];
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int column = thread / kChunks + (begin + i) * (kThreads / kChunks);
+        const bool is_there = is_not_past(fields[i], last);
+        // Nothing is read from where no bytes are asked for.
+        ptx::copy_async_16(address(shared.first[stage], column, chunk), first + steps[i].first,
+                           is_there && in_first ? 16 : 0);
+        ptx::copy_async_16(address(shared.second[stage], column, chunk), second + steps[i].second,
+                           is_there && in_second ? 16 : 0);
+      }
+    }
+    if constexpr (kHasColumnStatistics) copy_statistics(place, stage, last);
+  }
+
+  __device__ __forceinline__ void copy_statistics(const Place& place, int stage,
+                                                  unsigned last) const {
+    for (int column = threadIdx.x; column < kColumns; column += kThreads) {
+      const bool is_there = is_not_past(shared.fields[column], last);
+      ptx::copy_async_8(ptx::shared_address(&shared.statistics[stage * kColumns + column]),
+                        statistics + place.query + shared.tokens[column], is_there ? 8 : 0);
+    }
+  }
+
+  // Index of a query in [batch, heads, tokens].
+  __device__ __forceinline__ long long query_index(const Coordinate& at, int of_head) const {
+    const int heads = gridDim.y * (kRowsAreQueries ? 1 : params.head_group);
+    const int x = own[0].group + at.x * params.axis[0].dilation;
+    const int y = own[1].group + at.y * params.axis[1].dilation;
+    const int z = own[2].group + at.z * params.axis[2].dilation;
+    const long long plane = static_cast<long long>(batch) * heads + of_head;
+    return ((plane * params.axis[0].length + x) * params.axis[1].length + y) *
+               params.axis[2].length +
+           z;
+  }
+
+  // Bounds of the box inside the column tile that begins at `origin`.
+  __device__ __forceinline__ unsigned last_in_box(const Coordinate& origin) const {
+    return last_fields(own[0].box_end - 1 - origin.x, own[1].box_end - 1 - origin.y,
+                       own[2].box_end - 1 - origin.z);
+  }
+
+  static __device__ __forceinline__ bool is_not_past(unsigned field, unsigned last) {
+    return ((last - field) & kGuards) == kGuards;
+  }
+
+  __device__ __forceinline__ long long step(const Array& array, const Coordinate& at) const {
+    return at.x * params.axis[0].dilation * array.axis[0] +
+           at.y * params.axis[1].dilation * array.axis[1] +
+           at.z * params.axis[2].dilation * array.axis[2];
+  }
+
+  // Row of the tile that element `half` (0 or 1) of a thread's fragments belongs to.
+  static __device__ __forceinline__ int row_of(int warp, int row_tile, int half) {
+    return warp * kWarpRows + row_tile * 16 + half * 8 + threadIdx.x % 32 / 4;
+  }
+
+  // A warp's share of its rows of `source`, copied to an array, 16 bytes at a time.
+  __device__ __forceinline__ void write_rows(const Array& array, const T* source, int warp,
+                                             int channels, int share = 0) const {
+    T* target = static_cast<T*>(array.data);
+    for (int i = share * 32 + threadIdx.x % 32; i < kWarpRows * kChunks; i += 32 * kShares) {
+      const int row = warp * kWarpRows + i / kChunks, chunk = i % kChunks;
+      bool is_real;
+      const Coordinate at = position_of(row, is_real);
+      if (is_real && chunk * kPerChunk < channels) {
+        *reinterpret_cast<uint4*>(target + row_offset(array, at, head) + chunk * kPerChunk) =
+            *reinterpret_cast<const uint4*>(reinterpret_cast<const char*>(source) +
+                                            Rows::offset(row, chunk));
+      }
+    }
+  }
+
+  static __device__ __forceinline__ unsigned address(const T* rows, int row, int chunk) {
+    return ptx::shared_address(rows) + Rows::offset(row, chunk);
+  }
+};
+
+}  // namespace cupyna

@@ -1,0 +1,241 @@
+// Products of fragments for each element type, with gathered rows and gathered elements.
+//
+// Sums have the same owners for every type: of a tile of 8 columns, lane l has rows l / 4 and
+// l / 4 + 8, columns 2 (l % 4) and the next. So have elements of a left factor that lanes fetch
+// one by one; the order in which columns enter an instruction is chosen for that.
+#pragma once
+
+#include "../../common/numeric.cuh"
+#include "../../ptx/mma_sm80.cuh"
+#include "../../ptx/mma_wide_sm80.cuh"
+#include "../../ptx/shared_memory.cuh"
+
+namespace cupyna {
+
+// Tiles of eight columns of a chunk: as many as there are registers for.
+template <typename T>
+constexpr int kChunkTiles = sizeof(T) == 2 ? 8 : 4;
+
+// Calls `work` with the number of tiles that are there as a constant: all of them or half.
+// Branches between products would keep loads from overlapping them.
+template <int kTiles>
+struct Tiles {
+  static constexpr int kCount = kTiles;
+};
+
+template <int kTiles, typename Work>
+__device__ __forceinline__ void with_tiles(int tiles, const Work& work) {
+  if (tiles > kTiles / 2) {
+    work(Tiles<kTiles>());
+  } else {
+    work(Tiles<kTiles / 2>());
+  }
+}
+
+// TF32 keeps 10 bits of a mantissa; products ignore what stands below. Integers round a float32 to
+// the nearest: the instruction that converts is much slower.
+struct Tf32 {
+  static __device__ __forceinline__ unsigned rounded(unsigned bits) { return bits + 0x1000u; }
+  static __device__ __forceinline__ unsigned big(unsigned bits) {
+    return rounded(bits) & 0xffffe000u;
+  }
+  // What is left of a number beside the bits of its big part.
+  static __device__ __forceinline__ unsigned small(unsigned bits, unsigned big) {
+    return rounded(__float_as_uint(__uint_as_float(bits) - __uint_as_float(big)));
+  }
+};
+
+// A lane's elements of 16 rows and 16 columns: rows l / 4 and l / 4 + 8, of columns 2 (l % 4), the
+// next, and those eight further on.
+template <typename T>
+struct GatheredBlock {
+  T element[2][4];
+};
+
+// 16-bit elements, and float32 by TF32.
+template <typename T>
+struct GemmProducts {
+  static constexpr bool kIsWide = sizeof(T) == 4;
+
+  // sums += A B^T: 16 rows of A from `own` on, and the rows of a slab that the chunk names. Rows
+  // of both hold `bytes` bytes; the first kCount tiles of columns are there. kSteps steps along the
+  // rows are one piece of code, where registers allow that.
+  template <int kCount, int kSteps>
+  static __device__ __forceinline__ void multiply_rows(float (&sums)[kChunkTiles<T>][4],
+                                                       const char* own, const char* slab, int pitch,
+                                                       int bytes, const int* rows,
+                                                       bool is_precise) {
+    if (!kIsWide || is_precise) {
+      add_rows<kCount, kSteps, true>(sums, own, slab, pitch, bytes, rows);
+    } else {
+      add_rows<kCount, kSteps, false>(sums, own, slab, pitch, bytes, rows);
+    }
+  }
+
+  // sums += A B: fetched elements of 16 columns, and the slab's rows that these name. The first
+  // kCount tiles of eight channels are there.
+  template <int kCount, int kTiles>
+  static __device__ __forceinline__ void multiply_block(float (&sums)[kTiles][4],
+                                                        const GatheredBlock<T>& block,
+                                                        const char* slab, int pitch,
+                                                        const int* rows, bool is_precise) {
+    if (!kIsWide || is_precise) {
+      add_block<kCount, true>(sums, block, slab, pitch, rows);
+    } else {
+      add_block<kCount, false>(sums, block, slab, pitch, rows);
+    }
+  }
+
+ private:
+  template <int kCount, int kSteps, bool kIsPrecise>
+  static __device__ __forceinline__ void add_rows(float (&sums)[kChunkTiles<T>][4], const char* own,
+                                                  const char* slab, int pitch, int bytes,
+                                                  const int* rows) {
+    const int lane = threadIdx.x % 32;
+    const unsigned left = ptx::shared_address(own) + lane % 16 * pitch + lane / 16 * 16;
+    unsigned right[kCount / 2];
+#pragma unroll
+    for (int pair = 0; pair < kCount / 2; ++pair) {
+      const int row = rows[pair * 16 + lane / 16 * 8 + lane % 8];
+      right[pair] = ptx::shared_address(slab) + row * pitch + lane / 8 % 2 * 16;
+    }
+#pragma unroll kSteps
+    for (int at = 0; at < bytes; at += 32) {
+      unsigned a[4];
+      ptx::ldmatrix_x4(a, left + at);
+      unsigned big[4], small[4];
+      if constexpr (kIsWide) split(a, big, small);
+#pragma unroll
+      for (int pair = 0; pair < kCount / 2; ++pair) {
+        unsigned b[4];
+        ptx::ldmatrix_x4(b, right[pair] + at);
+        if constexpr (kIsWide) {
+          multiply_tf32<kIsPrecise>(sums[2 * pair], big, small, b[0], b[1]);
+          multiply_tf32<kIsPrecise>(sums[2 * pair + 1], big, small, b[2], b[3]);
+        } else {
+          ptx::mma_m16n8k16<T>(sums[2 * pair], a, b[0], b[1]);
+          ptx::mma_m16n8k16<T>(sums[2 * pair + 1], a, b[2], b[3]);
+        }
+      }
+    }
+  }
+
+  template <int kCount, bool kIsPrecise, int kTiles>
+  static __device__ __forceinline__ void add_block(float (&sums)[kTiles][4],
+                                                   const GatheredBlock<T>& block, const char* slab,
+                                                   int pitch, const int* rows) {
+    const int lane = threadIdx.x % 32;
+    if constexpr (kIsWide) {
+#pragma unroll
+      for (int step = 0; step < 2; ++step) {
+        const int first = step * 8 + lane % 4 * 2;
+        const float* upper = reinterpret_cast<const float*>(slab + rows[first] * pitch) + lane / 4;
+        const float* lower =
+            reinterpret_cast<const float*>(slab + rows[first + 1] * pitch) + lane / 4;
+        unsigned a[4], big[4], small[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) a[i] = __float_as_uint(block.element[i % 2][2 * step + i / 2]);
+        split(a, big, small);
+#pragma unroll
+        for (int n = 0; n < kCount; ++n) {
+          multiply_tf32<kIsPrecise>(sums[n], big, small, __float_as_uint(upper[n * 8]),
+                                    __float_as_uint(lower[n * 8]));
+        }
+      }
+    } else {
+      const unsigned right = ptx::shared_address(slab) + rows[lane % 16] * pitch + lane / 16 * 16;
+      unsigned a[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        a[i] = both(block.element[i % 2][i / 2 * 2], block.element[i % 2][i / 2 * 2 + 1]);
+      }
+#pragma unroll
+      for (int pair = 0; pair < kCount / 2; ++pair) {
+        unsigned b[4];
+        ptx::ldmatrix_x4_trans(b, right + pair * 32);
+        ptx::mma_m16n8k16<T>(sums[2 * pair], a, b[0], b[1]);
+        ptx::mma_m16n8k16<T>(sums[2 * pair + 1], a, b[2], b[3]);
+      }
+    }
+  }
+
+  static __device__ __forceinline__ unsigned both(const T& low, const T& high) {
+    return *reinterpret_cast<const unsigned short*>(&low) |
+           static_cast<unsigned>(*reinterpret_cast<const unsigned short*>(&high)) << 16;
+  }
+
+  static __device__ __forceinline__ void split(const unsigned (&a)[4], unsigned (&big)[4],
+                                               unsigned (&small)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      big[i] = Tf32::big(a[i]);
+      small[i] = Tf32::small(a[i], big[i]);
+    }
+  }
+
+  // What TF32 rounds away of either factor meets the other one; both parts of it are too small.
+  template <bool kIsPrecise>
+  static __device__ __forceinline__ void multiply_tf32(float (&sums)[4], const unsigned (&big)[4],
+                                                       const unsigned (&small)[4], unsigned b0,
+                                                       unsigned b1) {
+    if (!kIsPrecise) {
+      ptx::mma_m16n8k8(sums, big, Tf32::rounded(b0), Tf32::rounded(b1));
+      return;
+    }
+    const unsigned upper = Tf32::big(b0), lower = Tf32::big(b1);
+    // Tensor cores cut their sums off, always towards zero: long sums are rounded outside.
+    float part[4] = {};
+    ptx::mma_m16n8k8(part, big, Tf32::small(b0, upper), Tf32::small(b1, lower));
+    ptx::mma_m16n8k8(part, small, upper, lower);
+    ptx::mma_m16n8k8(part, big, upper, lower);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[i] += part[i];
+  }
+};
+
+template <>
+struct GemmProducts<double> {
+  template <int kCount, int kSteps>
+  static __device__ __forceinline__ void multiply_rows(double (&sums)[kChunkTiles<double>][4],
+                                                       const char* own, const char* slab, int pitch,
+                                                       int bytes, const int* rows, bool) {
+    const int lane = threadIdx.x % 32;
+    const char* left = own + lane / 4 * pitch + lane % 4 * 8;
+    int right[kCount];
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) {
+      right[n] = rows[n * 8 + lane / 4] * pitch + lane % 4 * 8;
+    }
+#pragma unroll 1
+    for (int at = 0; at < bytes; at += 32) {
+      const double upper = *reinterpret_cast<const double*>(left + at);
+      const double lower = *reinterpret_cast<const double*>(left + 8 * pitch + at);
+#pragma unroll
+      for (int n = 0; n < kCount; ++n) {
+        const double b = *reinterpret_cast<const double*>(slab + right[n] + at);
+        ptx::mma_m8n8k4(sums[n][0], sums[n][1], upper, b);
+        ptx::mma_m8n8k4(sums[n][2], sums[n][3], lower, b);
+      }
+    }
+  }
+
+  template <int kCount, int kTiles>
+  static __device__ __forceinline__ void multiply_block(double (&sums)[kTiles][4],
+                                                        const GatheredBlock<double>& block,
+                                                        const char* slab, int pitch,
+                                                        const int* rows, bool) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      const int column = step / 2 * 8 + lane % 4 * 2 + step % 2;
+      const double* right = reinterpret_cast<const double*>(slab + rows[column] * pitch) + lane / 4;
+#pragma unroll
+      for (int n = 0; n < kCount; ++n) {
+        ptx::mma_m8n8k4(sums[n][0], sums[n][1], block.element[0][step], right[n * 8]);
+        ptx::mma_m8n8k4(sums[n][2], sums[n][3], block.element[1][step], right[n * 8]);
+      }
+    }
+  }
+};
+
+}  // namespace cupyna

@@ -1,0 +1,1 @@
+"""The portable fused kernels: shapes, their cost model, measured choices, parameters."""

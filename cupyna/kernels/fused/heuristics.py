@@ -1,0 +1,236 @@
+"""Problem + device -> variant and tile shapes of the fused kernels, by a cost model.
+
+Pure functions: the same problem on the same figures always gives the same choice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from cupyna.problem import DeviceSpec, Problem
+from cupyna.tiles import TilePlan
+
+from .shapes import FORWARD_SHAPES, GRADIENT_SHAPES, FusedShape
+
+__all__ = [
+    "FusedChoice",
+    "Pass",
+    "fused_choices",
+    "fused_forward_choice",
+    "fused_gradient_choices",
+    "is_served",
+    "lone_gradient_choice",
+]
+
+# Clocks of one multiprocessor: per multiplication of a pair's channel, per pair of softmax and of
+# mask, per 16 bytes copied into shared memory, per column tile and per row tile for all the rest.
+# Fitted to 69 tilings of 11 forward problems measured on an H200, with a root-mean-square error of
+# 16 %.
+_MULTIPLY = 1.0e-3
+_SOFTMAX = 0.058
+_MASK = 0.217
+_COPY = 0.245
+_COLUMN_TILE = 323.0
+_TILE = 1880.0
+_CLOCKS_PER_US = 1700.0
+_LAUNCH_US = 3.0
+
+# Matrix products of each pair of tokens.
+_MULTIPLICATIONS = {("forward", "query"): 2, ("gradient", "query"): 3, ("gradient", "key"): 4}
+
+_TWO_PASSES = [shape for shape in GRADIENT_SHAPES if not shape.sums_queries]
+
+# Forward, and of backward the pass over queries, the one over keys, and the one for both.
+Pass = Literal["forward", "query", "key", "both"]
+
+_SHAPES: dict[Pass, Sequence[FusedShape]] = {
+    "forward": FORWARD_SHAPES,
+    "query": [shape for shape in _TWO_PASSES if shape.side == "query"],
+    "key": [shape for shape in _TWO_PASSES if shape.side == "key"],
+    "both": [shape for shape in GRADIENT_SHAPES if shape.sums_queries],
+}
+
+_COLUMN_EXTENTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class FusedChoice:
+    """A compiled shape with the tiles it runs.
+
+    Parameters
+    ----------
+    shape : FusedShape
+        The variant.
+    row_tile, column_tile : tuple of int
+        Extents along each axis: of queries and keys, or the reverse where rows are keys.
+    time_us : float
+        Expected time.
+    """
+
+    shape: FusedShape
+    row_tile: tuple[int, ...]
+    column_tile: tuple[int, ...]
+    time_us: float
+
+    def plan(self, problem: Problem) -> TilePlan:
+        """The walk of every block."""
+        return TilePlan(problem.axes, self.row_tile, self.column_tile, self.shape.side)
+
+
+@lru_cache(maxsize=1024)
+def fused_forward_choice(
+    problem: Problem, device: DeviceSpec, has_additional: bool = False
+) -> FusedChoice:
+    """The cheapest variant and tiles of forward, perhaps with keys beside the windows.
+
+    Raises
+    ------
+    ValueError
+        If no compiled shape has enough channels.
+    """
+    shapes = [s for s in FORWARD_SHAPES if s.takes_additional or not has_additional]
+    return _cheapest(problem, device, shapes)
+
+
+@lru_cache(maxsize=1024)
+def fused_gradient_choices(problem: Problem, device: DeviceSpec) -> tuple[FusedChoice, ...]:
+    """The passes of backward: over queries and then over keys, or one over keys for both.
+
+    Raises
+    ------
+    ValueError
+        If no compiled shape has enough channels.
+    """
+    lone = lone_gradient_choice(problem, device)
+    passes = tuple(
+        _cheapest(problem, device, [s for s in _TWO_PASSES if s.side == side])
+        for side in ("query", "key")
+    )
+    if lone is None or problem.deterministic:
+        return passes
+    # Sums of queries are cleared before, and read and rounded after.
+    queries = problem.batch * problem.heads * math.prod(problem.spatial)
+    moved_bytes = queries * (problem.head_dim * (4 + 4 + 2) + problem.value_dim * 4)
+    lone_us = lone.time_us + moved_bytes / device.bytes_per_us + _LAUNCH_US
+    return (lone,) if lone_us < sum(chosen.time_us for chosen in passes) else passes
+
+
+def fused_choices(problem: Problem, device: DeviceSpec, side: Pass) -> list[FusedChoice]:
+    """Every tiling of a pass that the device holds, the cheapest first; none where it has none."""
+    shapes = _fitting(problem, device, _SHAPES[side])
+    return sorted(_tilings(problem, device, shapes), key=lambda choice: choice.time_us)
+
+
+def lone_gradient_choice(problem: Problem, device: DeviceSpec) -> FusedChoice | None:
+    """The cheapest pass over keys that gives all gradients; None where no shape serves."""
+    shapes = [shape for shape in GRADIENT_SHAPES if shape.sums_queries]
+    return _cheapest(problem, device, shapes) if _fitting(problem, device, shapes) else None
+
+
+def _fitting(
+    problem: Problem, device: DeviceSpec, shapes: Sequence[FusedShape]
+) -> list[FusedShape]:
+    """Shapes of the fewest channels that hold a problem's, on a device that holds the shape."""
+    fitting = [s for s in shapes if s.serves(problem) and s.smem_bytes <= device.smem_bytes]
+    least = min((shape.head_dim for shape in fitting), default=0)
+    return [shape for shape in fitting if shape.head_dim == least]
+
+
+def is_served(problem: Problem, device: DeviceSpec, direction: str) -> bool:
+    """Whether the device holds a shape for each pass of a direction."""
+    shapes = FORWARD_SHAPES if direction == "forward" else _TWO_PASSES
+    sides = {shape.side for shape in shapes}
+    return all(_fitting(problem, device, [s for s in shapes if s.side == side]) for side in sides)
+
+
+def _cheapest(problem: Problem, device: DeviceSpec, shapes: Sequence[FusedShape]) -> FusedChoice:
+    fitting = _fitting(problem, device, shapes)
+    if not fitting:
+        channels = max(problem.head_dim, problem.value_dim)
+        raise ValueError(f"no fused kernel has {channels} channels")
+    return min(_tilings(problem, device, fitting), key=lambda choice: choice.time_us)
+
+
+def _tilings(
+    problem: Problem, device: DeviceSpec, shapes: Sequence[FusedShape]
+) -> Iterator[FusedChoice]:
+    return (
+        FusedChoice(shape, rows, columns, _time_us(problem, device, shape, rows, columns))
+        for shape in shapes
+        for rows in _row_tiles(problem, shape.rows)
+        for columns in _column_tiles(problem, rows, shape)
+    )
+
+
+def warp_tile(row_tile: tuple[int, ...], rows: int) -> tuple[int, ...]:
+    """The box of a tile's first `rows` rows, the last axis fastest."""
+    extents = []
+    for extent in reversed(row_tile):
+        extents.append(min(extent, rows))
+        rows //= extents[-1]
+    return tuple(reversed(extents))
+
+
+def _time_us(
+    problem: Problem,
+    device: DeviceSpec,
+    shape: FusedShape,
+    row_tile: tuple[int, ...],
+    column_tile: tuple[int, ...],
+) -> float:
+    block = TilePlan(problem.axes, row_tile, column_tile, shape.side).counts
+    # Warps skip and mask by their own rows.
+    warp_rows = warp_tile(row_tile, shape.warp_rows)
+    warp = TilePlan(problem.axes, warp_rows, column_tile, shape.side).counts
+    padding = shape.columns / math.prod(column_tile)
+    products = warp.computed_products * padding
+    is_whole = padding == 1 and not problem.has_bias
+    masked = products - (warp.dense_products if is_whole else 0)
+    chunks = block.box_tiles * shape.columns * shape.head_dim * shape.item_bytes / 16 * 2
+    multiplications = _MULTIPLICATIONS[shape.direction, shape.side] + shape.sums_queries
+    if shape.item_bytes == 4:  # TF32 has half the rate of 16-bit elements
+        multiplications *= 2 if problem.allow_tf32 else 6
+    # Keys meet the queries of every head that reads theirs.
+    clocks_of_heads = problem.heads * (
+        products * (multiplications * shape.head_dim * _MULTIPLY + _SOFTMAX)
+        + masked * _MASK
+        + chunks * _COPY
+        + block.box_tiles * _COLUMN_TILE
+    )
+    row_heads = problem.heads if shape.side == "query" else problem.kv_heads
+    clocks = problem.batch * (clocks_of_heads + row_heads * block.tiles * _TILE)
+    blocks = problem.batch * row_heads * block.tiles
+    waves = max(1.0, device.processors / max(1, blocks))
+    return clocks * waves / device.processors / _CLOCKS_PER_US
+
+
+def _row_tiles(problem: Problem, rows: int) -> list[tuple[int, ...]]:
+    """Powers of two whose product is `rows`, none twice as long as its axis if that can be."""
+    powers = [1 << i for i in range(rows.bit_length())]
+    tiles = [t for t in itertools.product(powers, repeat=problem.rank) if math.prod(t) == rows]
+    lengths = [axis.group_length(0) for axis in problem.axes]
+    fitting = [
+        tile
+        for tile in tiles
+        if all(extent < 2 * length for extent, length in zip(tile, lengths, strict=True))
+    ]
+    return fitting or tiles
+
+
+def _column_tiles(
+    problem: Problem, row_tile: tuple[int, ...], shape: FusedShape
+) -> Iterator[tuple[int, ...]]:
+    """Extents whose product fills at least three quarters of the columns, if the box allows it."""
+    box = TilePlan(problem.axes, row_tile, row_tile, shape.side).largest_box
+    along = [
+        sorted({e for e in (*_COLUMN_EXTENTS, extent) if e <= min(extent, shape.columns)})
+        for extent in box
+    ]
+    tiles = [t for t in itertools.product(*along) if math.prod(t) <= shape.columns]
+    most = max(math.prod(tile) for tile in tiles)
+    return (tile for tile in tiles if math.prod(tile) * 4 >= most * 3)

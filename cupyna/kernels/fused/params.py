@@ -1,0 +1,202 @@
+"""The mirrors of ``AttentionParams`` and ``GradientParams``: the argument of the fused kernels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cupyna.arrays.device_array import DeviceArray
+from cupyna.problem import Problem
+
+from ..params import (
+    ABSENT,
+    ARRAY,
+    AXES,
+    AXIS,
+    axis_fields,
+    bias_fields,
+    row_fields,
+    statistic_fields,
+)
+
+__all__ = [
+    "ATTENTION_PARAMS",
+    "FORWARD_PARAMS",
+    "GRADIENT_PARAMS",
+    "Gradients",
+    "pack_attention",
+    "pack_gradient",
+]
+
+TILE = np.dtype(
+    [(name, np.int32) for name in ("row_extent_log2", "column_extent", "row_tiles")], align=True
+)
+
+_LOG2_E = math.log2(math.e)
+
+# The signs in a word of queries, by bytes of an element.
+_SIGNS = {2: 0x80008000, 4: 0x80000000}
+
+_ATTENTION_FIELDS: list[Any] = [
+    *((name, ARRAY) for name in ("q", "k", "v", "out", "lse", "bias")),
+    ("axis", AXIS, AXES),
+    ("tile", TILE, AXES),
+    ("head_group", np.int32),
+    ("head_dim", np.int32),
+    ("value_dim", np.int32),
+    ("scale", np.float32),
+    ("scale_log2", np.float32),
+    ("query_keep", np.uint32),
+    ("query_flip", np.uint32),
+]
+_GRADIENTS = ("dout", "dlse", "dq", "dk", "dv")
+
+ATTENTION_PARAMS = np.dtype(_ATTENTION_FIELDS, align=True)
+FORWARD_PARAMS = np.dtype(
+    [*_ATTENTION_FIELDS, ("more_k", ARRAY), ("more_v", ARRAY), ("more_tokens", np.int32)],
+    align=True,
+)
+GRADIENT_PARAMS = np.dtype(
+    [
+        *_ATTENTION_FIELDS,
+        *((name, ARRAY) for name in _GRADIENTS),
+        ("statistics", np.uint64),
+        ("query_sums", np.uint64),
+        ("row_lanes", np.int32),
+    ],
+    align=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """What backward has beside forward's arrays.
+
+    Parameters
+    ----------
+    dout, dq, dk, dv : DeviceArray
+    dlse : DeviceArray or None
+    statistics : int
+        Pointer to two float32 numbers for each query, ``[batch, heads, tokens, 2]``.
+    query_sums : int
+        Pointer to float32 sums, ``[batch, heads, tokens, head_dim]``; 0 where no kernel needs them.
+    """
+
+    dout: DeviceArray
+    dlse: DeviceArray | None
+    dq: DeviceArray
+    dk: DeviceArray
+    dv: DeviceArray
+    statistics: int
+    query_sums: int = 0
+
+
+def pack_attention(
+    problem: Problem,
+    scale: float,
+    row_tile: tuple[int, ...],
+    column_tile: tuple[int, ...],
+    q: DeviceArray,
+    k: DeviceArray,
+    v: DeviceArray,
+    bias: DeviceArray | None,
+    out: DeviceArray,
+    lse: DeviceArray | None,
+    more: tuple[DeviceArray, DeviceArray] | None = None,
+) -> np.ndarray[Any, Any]:
+    """One launch of forward; tiles have one extent for each spatial axis.
+
+    `more` is keys and values that every query sees, ``[batch, tokens, kv_heads, channels]``.
+    """
+    # Scores grow with a positive factor, so a running maximum needs no scale: the sign of the
+    # scale goes into the queries, and a scale of zero clears them.
+    record = (
+        *_common(problem, row_tile, column_tile, (q, k, v, out), lse, bias),
+        abs(scale) if scale else 1.0,
+        abs(scale) * _LOG2_E if scale else _LOG2_E,
+        0xFFFFFFFF if scale else 0,
+        _SIGNS[problem.item_bytes] if math.copysign(1.0, scale) < 0 and scale else 0,
+        *((ABSENT, ABSENT, 0) if more is None else (*map(row_fields, more), more[0].shape[1])),
+    )
+    return _filled(record, FORWARD_PARAMS)
+
+
+def pack_gradient(
+    problem: Problem,
+    scale: float,
+    row_tile: tuple[int, ...],
+    column_tile: tuple[int, ...],
+    q: DeviceArray,
+    k: DeviceArray,
+    v: DeviceArray,
+    bias: DeviceArray | None,
+    out: DeviceArray,
+    lse: DeviceArray,
+    gradients: Gradients,
+) -> np.ndarray[Any, Any]:
+    """One launch of backward, for the gradients of one side."""
+    record = (
+        *_common(problem, row_tile, column_tile, (q, k, v, out), lse, bias),
+        scale,
+        scale * _LOG2_E,
+        0xFFFFFFFF,
+        0,
+        row_fields(gradients.dout),
+        statistic_fields(gradients.dlse),
+        *(row_fields(array) for array in (gradients.dq, gradients.dk, gradients.dv)),
+        gradients.statistics,
+        gradients.query_sums,
+        row_lanes(problem),
+    )
+    return _filled(record, GRADIENT_PARAMS)
+
+
+def _filled(record: tuple[Any, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """One element whose padding is zero too: a recording compares every byte."""
+    params = np.zeros(1, dtype)
+    params[0] = record
+    return params
+
+
+def _common(
+    problem: Problem,
+    row_tile: tuple[int, ...],
+    column_tile: tuple[int, ...],
+    arrays: tuple[DeviceArray, ...],
+    lse: DeviceArray | None,
+    bias: DeviceArray | None,
+) -> tuple[Any, ...]:
+    padding = AXES - problem.rank
+    tiles = [(0, 1, 1)] * padding + [
+        (extent.bit_length() - 1, column_extent, axis_tiles(length, dilation, extent))
+        for extent, column_extent, length, dilation in zip(
+            row_tile, column_tile, problem.spatial, problem.dilation, strict=True
+        )
+    ]
+    return (
+        *(row_fields(array) for array in arrays),
+        statistic_fields(lse),
+        bias_fields(bias),
+        list(axis_fields(problem)),  # a list fills a field of several records
+        tiles,
+        problem.head_group,
+        problem.head_dim,
+        problem.value_dim,
+    )
+
+
+def row_lanes(problem: Problem) -> int:
+    """Threads that share a row of queries, eight channels each."""
+    chunks = max(problem.head_dim, problem.value_dim) // 8
+    return 1 << (chunks - 1).bit_length()
+
+
+def axis_tiles(length: int, dilation: int, extent: int) -> int:
+    """Tiles along one axis, over all its dilation groups: AxisTiling::count of the sources."""
+    longer = length % dilation
+    shorter_tiles = -(-(length // dilation) // extent)
+    longer_tiles = -(-(length // dilation + 1) // extent)
+    return longer * longer_tiles + (dilation - longer) * shorter_tiles

@@ -1,0 +1,1 @@
+"""The kernels of the gemm method: shapes, their cost model, parameters."""

@@ -1,0 +1,306 @@
+"""Problem + device -> tiles and slabs of the gemm kernels, by a cost model.
+
+Pure functions: the same problem on the same figures always gives the same choice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal
+
+from cupyna.problem import DeviceSpec, Problem
+from cupyna.tiles import TilePlan
+
+from ..variant import STATIC_SMEM_BYTES
+from .shapes import (
+    MOST_SLAB_ROWS,
+    ROWS,
+    SMEM_BYTES,
+    WARP_ROWS,
+    WARPS,
+    channels_of,
+    chunk_of,
+    resident_blocks,
+    row_bytes,
+    stage_bytes,
+)
+
+__all__ = ["GemmPlan", "Kind", "gemm_plan", "smem_bytes"]
+
+# The products, as the kernels are: query x box with and without the gradient, weights x box, and
+# weights^T x inverse box. Forward is the first and the third on the same tiles.
+Kind = Literal["forward", "scores", "score_gradients", "outputs", "inverse"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """Clocks of a block of threads, were it alone on its multiprocessor.
+
+    Fitted to some 200 plans of 7 problems in float16 measured on an H200, with a root-mean-square
+    error of 6 to 10 %. Several blocks take `overlap` of each other's time: n of them are n to the
+    power of it as fast as one.
+    """
+
+    tile: float  # once
+    slab: float
+    chunk: float  # of every warp
+    group: float  # 16 columns of a chunk
+    product: float  # a group and 64 channels
+    copy: float  # 256 bytes
+    overlap: float
+
+
+_COSTS = {
+    "scores": _Costs(4830, 2220, 1090, 260, 310, 2, 0.7),
+    "outputs": _Costs(3060, 1650, 880, 50, 330, 27, 0.7),
+    "score_gradients": _Costs(7460, 2870, 1560, 35, 270, 21, 0.7),
+    "inverse": _Costs(3690, 2740, 0, 340, 150, 47, 0.7),
+}
+_PRODUCT_SCALE = {"float16": 1.0, "bfloat16": 1.0, "float32": 4.5, "float64": 12.0}
+_TF32_SCALE = 3.0
+_CLOCKS_PER_US = 1750.0
+
+# Slabs that are worth a choice, in rows.
+_SLAB_ROWS = (16, 32, 48, 64, 96, 128, 192, 256, 384, MOST_SLAB_ROWS)
+
+
+@dataclass(frozen=True)
+class GemmPlan:
+    """How one product is cut.
+
+    Parameters
+    ----------
+    axes : tuple
+        The grid.
+    side : {"query", "key"}
+        Whose tokens the tiles cut.
+    warp_tile, warps : tuple of int
+        Tokens of a warp along each axis, and warps of a block.
+    split : int
+        The axis that slabs of a box are cut along; a slab has one position along axes before it.
+    slab : int
+        Positions of a slab along that axis.
+    slab_rows : int
+        Most tokens of a slab.
+    stages : int
+        Slabs that shared memory holds.
+    chunks : int
+        Most chunks of columns that one warp takes.
+    smem_bytes : int
+        Shared memory of a block.
+    time_us : float
+        Expected time.
+    """
+
+    axes: tuple[object, ...]
+    side: Literal["query", "key"]
+    warp_tile: tuple[int, ...]
+    warps: tuple[int, ...]
+    split: int
+    slab: int
+    slab_rows: int
+    stages: int
+    chunks: int
+    smem_bytes: int
+    time_us: float
+
+    @cached_property
+    def tile(self) -> tuple[int, ...]:
+        """Tokens of a block along each axis."""
+        return tuple(a * b for a, b in zip(self.warp_tile, self.warps, strict=True))
+
+
+@lru_cache(maxsize=4096)
+def gemm_plan(problem: Problem, device: DeviceSpec, kind: Kind, channels: int) -> GemmPlan:
+    """The cheapest tiles and slabs of a product whose rows have `channels` channels.
+
+    Raises
+    ------
+    ValueError
+        If no tile fits the shared memory of a block.
+    """
+    plans = list(_plans(problem, device, kind, channels))
+    if not plans:
+        raise ValueError(
+            f"rows of {channels} channels in {problem.dtype} are too long: a block needs "
+            f"{smem_bytes(problem, kind, _SLAB_ROWS[0], 2)} bytes of shared memory and has "
+            f"{_budget(device)}"
+        )
+    return min(plans, key=lambda plan: plan.time_us)
+
+
+def smem_bytes(problem: Problem, kind: Kind, slab_rows: int, stages: int) -> int:
+    """Shared memory that a launch of a product asks for."""
+    size = problem.item_bytes
+    if kind == "forward":
+        shared = (smem_bytes(problem, part, slab_rows, stages) for part in ("scores", "outputs"))
+        return max(shared)
+    if kind in ("outputs", "inverse"):
+        # Either product of backward, and forward's: the longer rows decide.
+        channels = max(problem.head_dim, problem.value_dim)
+        width = channels_of(problem.dtype, channels)
+        stage = 0 if kind == "inverse" else 2 * stage_bytes(size)
+        # Products run over all channels of a block of threads, or over half of them.
+        row = row_bytes(width if channels > width // 2 else width // 2, size)
+        return stages * slab_rows * row + stage
+    if kind == "score_gradients":
+        both = row_bytes(problem.head_dim, size) + row_bytes(problem.value_dim, size)
+        return (ROWS + stages * slab_rows) * both + 2 * stage_bytes(size)
+    # Scores of queries and keys, or gradients of weights from values.
+    row = row_bytes(max(problem.head_dim, problem.value_dim), size)
+    return (ROWS + stages * slab_rows) * row + stage_bytes(size)
+
+
+def _budget(device: DeviceSpec) -> int:
+    return min(SMEM_BYTES, device.smem_bytes - STATIC_SMEM_BYTES)
+
+
+def _plans(problem: Problem, device: DeviceSpec, kind: Kind, channels: int) -> Iterator[GemmPlan]:
+    for warp_tile, warps in _tiles(problem):
+        cuts = {_slab(problem, kind, warp_tile, warps, rows) for rows in _SLAB_ROWS}
+        for split, slab, slab_rows, slabs, chunks in cuts:
+            if slab_rows > MOST_SLAB_ROWS:
+                continue
+            stages = min(slabs, 2)
+            smem = smem_bytes(problem, kind, slab_rows, stages)
+            if smem > _budget(device):
+                continue
+            parts: tuple[Kind, ...] = ("scores", "outputs") if kind == "forward" else (kind,)
+            time_us = sum(
+                _time_us(problem, device, part, channels, warp_tile, warps, split, slab, smem)
+                for part in parts
+            )
+            yield GemmPlan(
+                problem.axes, "key" if kind == "inverse" else "query", warp_tile, warps, split,
+                slab, slab_rows, stages, chunks, smem, time_us,
+            )  # fmt: skip
+
+
+def _tiles(problem: Problem) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Warps' tiles and blocks' warps; none twice as long as its axis if that can be."""
+    tiles = list(itertools.product(_powers(WARP_ROWS, problem.rank), _powers(WARPS, problem.rank)))
+    lengths = [axis.group_length(0) for axis in problem.axes]
+    fitting = [
+        (tile, warps)
+        for tile, warps in tiles
+        if all(
+            extent * count < 2 * length or extent * count == 1
+            for extent, count, length in zip(tile, warps, lengths, strict=True)
+        )
+    ]
+    return fitting or tiles
+
+
+def _powers(product: int, rank: int) -> list[tuple[int, ...]]:
+    powers = [1 << i for i in range(product.bit_length())]
+    return [t for t in itertools.product(powers, repeat=rank) if math.prod(t) == product]
+
+
+def _boxes(problem: Problem, kind: Kind, tile: tuple[int, ...]) -> tuple[TilePlan, tuple[int, ...]]:
+    side: Literal["query", "key"] = "key" if kind == "inverse" else "query"
+    plan = TilePlan(problem.axes, tile, problem.spatial, side)
+    box = plan.largest_box
+    if side == "query":
+        # Windows that shrink keep their slots.
+        box = tuple(max(*pair) for pair in zip(box, problem.kernel_size, strict=True))
+    return plan, box
+
+
+def _slab(
+    problem: Problem,
+    kind: Kind,
+    warp_tile: tuple[int, ...],
+    warps: tuple[int, ...],
+    rows: int,
+) -> tuple[int, int, int, int, int]:
+    """Split axis, slab extent, rows of a slab, slabs of a box, chunks of a warp."""
+    tile = tuple(a * b for a, b in zip(warp_tile, warps, strict=True))
+    _, box = _boxes(problem, kind, tile)
+    _, own = _boxes(problem, kind, warp_tile)
+    split = len(box) - 1
+    after = 1
+    while split > 0 and after * box[split] <= rows:
+        after *= box[split]
+        split -= 1
+    most = max(1, rows // after)
+    slabs = -(-box[split] // most)
+    slab = -(-box[split] // slabs)
+    before = math.prod(box[:split])
+    columns = min(slab, own[split]) * math.prod(own[split + 1 :])
+    met = math.prod(own[:split]) * (-(-own[split] // slab) + 1)
+    return (
+        split,
+        slab,
+        slab * after,
+        slabs * before,
+        met * -(-columns // chunk_of(problem.item_bytes)),
+    )
+
+
+def _time_us(
+    problem: Problem,
+    device: DeviceSpec,
+    kind: Kind,
+    channels: int,
+    warp_tile: tuple[int, ...],
+    warps: tuple[int, ...],
+    split: int,
+    slab: int,
+    smem: int,
+) -> float:
+    costs = _COSTS[kind]
+    tile = tuple(a * b for a, b in zip(warp_tile, warps, strict=True))
+    plan, box = _boxes(problem, kind, tile)
+    _, own = _boxes(problem, kind, warp_tile)
+    chunks, groups = _warp_work(problem, own, warp_tile, warps, split, slab)
+    slabs = math.prod(box[:split]) * -(-box[split] // slab)
+    rows = plan.counts.box_tokens / plan.counts.tiles
+    width = 2 * channels if kind == "score_gradients" else channels
+    product = costs.product * _PRODUCT_SCALE[problem.dtype]
+    if problem.dtype == "float32" and problem.allow_tf32:
+        product = costs.product * _TF32_SCALE
+    clocks = (
+        costs.tile
+        + costs.slab * slabs
+        + costs.chunk * chunks
+        + (costs.group + product * width / 64) * groups
+        + costs.copy * rows * width * problem.item_bytes / 256
+    )
+    channel_blocks = 1
+    if kind in ("outputs", "inverse"):
+        channel_blocks = -(-channels // channels_of(problem.dtype, channels))
+    blocks = problem.batch * problem.heads * plan.counts.tiles * channel_blocks
+    room = device.smem_bytes // (smem + STATIC_SMEM_BYTES)
+    resident = max(1, min(room, resident_blocks(kind, problem.dtype, channels)))
+    waves = max(1.0, device.processors / blocks)
+    clocks *= blocks * waves / device.processors / resident**costs.overlap
+    return float(clocks / _CLOCKS_PER_US)
+
+
+def _warp_work(
+    problem: Problem,
+    own: tuple[int, ...],
+    warp_tile: tuple[int, ...],
+    warps: tuple[int, ...],
+    split: int,
+    slab: int,
+) -> tuple[int, int]:
+    """Chunks, and groups of 16 columns, that a block's warps take away from borders.
+
+    Warps wait for each other at every slab: the one that takes most of it counts.
+    """
+    chunk = chunk_of(problem.item_bytes)
+    before, after = math.prod(own[:split]), math.prod(own[split + 1 :])
+    begins = [warp * warp_tile[split] for warp in range(warps[split])]
+    chunks = groups = 0
+    for first in range(0, begins[-1] + own[split], slab):
+        columns = after * max(
+            min(begin + own[split], first + slab) - max(begin, first) for begin in begins
+        )
+        chunks += -(-columns // chunk)
+        groups += -(-columns // 16)
+    return chunks * before, groups * before

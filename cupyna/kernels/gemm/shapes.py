@@ -1,0 +1,104 @@
+"""The compiled shapes of the gemm kernels, and the shared memory that a launch of one asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..variant import Variant
+
+__all__ = [
+    "MOST_SLAB_ROWS",
+    "ROWS",
+    "SMEM_BYTES",
+    "WARPS",
+    "WARP_ROWS",
+    "channels_of",
+    "chunk_of",
+    "gemm_variant",
+    "gemm_variants",
+    "resident_blocks",
+    "row_bytes",
+    "stage_bytes",
+]
+
+# As in cuda_src/mainloop/gemm/tile.cuh: a warp's rows, and warps of a block.
+WARP_ROWS = 16
+WARPS = 4
+ROWS = WARPS * WARP_ROWS
+
+# Coordinates of a slab fit their fields, and its rows the division of slots.cuh.
+MOST_SLAB_ROWS = 510
+
+# Most that a launch asks for, where a device has it.
+SMEM_BYTES = 216 * 1024
+
+_THREADS = 32 * WARPS
+_BIAS_THREADS = 512
+
+# Channels of one block's outputs. Sums of all channels stay in registers: more blocks of threads
+# fit where there are fewer.
+_CHANNELS = {"float16": (64, 128), "bfloat16": (64, 128), "float32": (64,), "float64": (64,)}
+
+
+def gemm_variants() -> Iterator[Variant]:
+    """Every row of the manifest that belongs to the method."""
+    for dtype, widths in _CHANNELS.items():
+        yield gemm_variant("gemm_scores", dtype)
+        yield gemm_variant("gemm_score_gradients", dtype)
+        for channels in widths:
+            yield gemm_variant("gemm_outputs", dtype, channels)
+            yield gemm_variant("gemm_inverse", dtype, channels)
+        yield gemm_variant("gemm_bias_gradient", dtype)
+
+
+def channels_of(dtype: str, channels: int) -> int:
+    """Channels of one block's outputs, for rows of `channels`."""
+    widths = _CHANNELS[dtype]
+    return next((width for width in widths if width >= channels), widths[-1])
+
+
+def gemm_variant(family: str, dtype: str, channels: int = 0) -> Variant:
+    """A row of the manifest; `channels` for the families whose outputs have them."""
+    if family == "gemm_bias_gradient":
+        return Variant(family, dtype, 0, threads=_BIAS_THREADS, defines=(("BLOCKS", 2),))
+    if channels:
+        defines: tuple[tuple[str, int], ...] = (("CHANNELS", channels),)
+    else:
+        defines = ()
+    defines = (*defines, ("BLOCKS", _blocks(family, dtype, channels)))
+    return Variant(
+        family, dtype, 0, threads=_THREADS, smem_bytes=SMEM_BYTES, defines=defines, is_elastic=True
+    )
+
+
+def _blocks(family: str, dtype: str, channels: int) -> int:
+    """Blocks that one multiprocessor is to hold: as many as have registers enough."""
+    if family == "gemm_score_gradients" or dtype == "float64":
+        return 2
+    if dtype == "float32" and channels:
+        return 2
+    if channels > 64 or family == "gemm_scores" or dtype == "float32":
+        return 3
+    return 4
+
+
+def resident_blocks(kind: str, dtype: str, channels: int) -> int:
+    """Blocks of threads that a multiprocessor holds by the registers of one of the products."""
+    width = channels_of(dtype, channels) if kind in ("outputs", "inverse") else 0
+    return _blocks(f"gemm_{kind}", dtype, width)
+
+
+def row_bytes(channels: int, item_bytes: int) -> int:
+    """Bytes of a row of channels in shared memory: GemmTile::pitch_of of the sources."""
+    unit, pad = (64, 32) if item_bytes == 8 else (32, 16)
+    return -(-channels * item_bytes // unit) * unit + pad
+
+
+def stage_bytes(item_bytes: int) -> int:
+    """Bytes of one chunk's weights for all warps: GemmStage of the sources."""
+    return ROWS * (chunk_of(item_bytes) * item_bytes + 16)
+
+
+def chunk_of(item_bytes: int) -> int:
+    """Columns that a warp takes at a time."""
+    return 64 if item_bytes == 2 else 32

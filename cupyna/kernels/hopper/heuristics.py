@@ -1,0 +1,191 @@
+"""Problem + device -> shape and tiles of the fused forward on Hopper, by a cost model.
+
+Pure functions, like those of the portable family.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cupyna.problem import DeviceSpec, Problem
+from cupyna.tiles import TilePlan
+
+from ..fused.heuristics import warp_tile
+from .shapes import CONSUMER_ROWS, HOPPER_SHAPES, WARP_ROWS, HopperShape
+from .tensor_map import most_tokens
+
+__all__ = ["HopperChoice", "fits_boxes", "hopper_choice", "hopper_choices"]
+
+# Clocks of one multiprocessor: per multiplication of a pair's channel, per pair of softmax and of
+# mask, per key tile and per tile of a block. Fitted to 52 tilings of 12 problems measured on an
+# H200, with a root-mean-square error of 6 %.
+_MULTIPLY = 0.40e-3
+_SOFTMAX = 0.032
+_MASK = 0.049
+_KEY_TILE = 760.0
+_TILE = 6300.0
+_CLOCKS_PER_US = 1700.0
+
+# Before its first tile a block sets up barriers and tables.
+_SET_UP_US = 20.0
+
+# Share of the work that a consumer leaves out which its block saves: the others still need it.
+_SKIPPED = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class HopperChoice:
+    """A compiled shape with the tiles it runs.
+
+    Parameters
+    ----------
+    shape : HopperShape
+        The variant.
+    consumer_tile, key_tile : tuple of int
+        Extents along each axis: of the queries of one consumer, and of keys.
+    split_axis : int
+        The axis along which the tiles of consumers are neighbors.
+    time_us : float
+        Expected time.
+    """
+
+    shape: HopperShape
+    consumer_tile: tuple[int, ...]
+    key_tile: tuple[int, ...]
+    split_axis: int
+    time_us: float
+
+    @property
+    def row_tile(self) -> tuple[int, ...]:
+        """Queries of one block."""
+        return tuple(
+            extent * (self.shape.consumers if axis == self.split_axis else 1)
+            for axis, extent in enumerate(self.consumer_tile)
+        )
+
+    def plan(self, problem: Problem) -> TilePlan:
+        """The walk of every block."""
+        return TilePlan.of(problem, self.row_tile, self.key_tile)
+
+
+@lru_cache(maxsize=1024)
+def hopper_choice(problem: Problem, device: DeviceSpec) -> HopperChoice:
+    """The cheapest shape and tiles.
+
+    Raises
+    ------
+    ValueError
+        If no compiled shape has enough channels.
+    """
+    return min(hopper_choices(problem, device), key=lambda choice: choice.time_us)
+
+
+def hopper_choices(problem: Problem, device: DeviceSpec) -> Iterator[HopperChoice]:
+    """Every shape with every tile that the kernels can run."""
+    channels = max(problem.head_dim, problem.value_dim)
+    fitting = [shape for shape in HOPPER_SHAPES if shape.head_dim >= channels]
+    if not fitting:
+        raise ValueError(f"no fused kernel has {channels} channels")
+    least = min(shape.head_dim for shape in fitting)
+    for shape in fitting:
+        if shape.head_dim != least:
+            continue
+        for consumer_tile, split_axis in _row_tiles(problem, shape):
+            unpriced = HopperChoice(shape, consumer_tile, (), split_axis, 0.0)
+            for key_tile in _key_tiles(problem, shape, unpriced.row_tile):
+                time_us = _time_us(
+                    problem, device, shape, unpriced.row_tile, consumer_tile, key_tile
+                )
+                yield HopperChoice(shape, consumer_tile, key_tile, split_axis, time_us)
+
+
+def _time_us(
+    problem: Problem,
+    device: DeviceSpec,
+    shape: HopperShape,
+    row_tile: tuple[int, ...],
+    consumer_tile: tuple[int, ...],
+    key_tile: tuple[int, ...],
+) -> float:
+    block = TilePlan.of(problem, row_tile, key_tile).counts
+    consumer = TilePlan.of(problem, consumer_tile, key_tile).counts
+    warp = TilePlan.of(problem, warp_tile(consumer_tile, WARP_ROWS), key_tile).counts
+    padding = shape.keys / math.prod(key_tile)
+    products = padding * (
+        (1 - _SKIPPED) * block.computed_products + _SKIPPED * consumer.computed_products
+    )
+    dense = warp.dense_products if padding == 1 else 0
+    clocks = (
+        products * (2 * shape.head_dim * _MULTIPLY + _SOFTMAX)
+        + max(0.0, padding * consumer.computed_products - dense) * _MASK
+        + block.box_tiles * _KEY_TILE
+        + block.tiles * _TILE
+    )
+    planes = problem.batch * problem.heads
+    items = planes * block.tiles
+    # Every multiprocessor takes a whole number of tiles.
+    waves = -(-items // device.processors) * device.processors / items
+    return _SET_UP_US + clocks * planes * waves / device.processors / _CLOCKS_PER_US
+
+
+def _row_tiles(problem: Problem, shape: HopperShape) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Powers of two for one consumer, with the axis along which consumers divide a tile."""
+    powers = [1 << i for i in range(CONSUMER_ROWS.bit_length())]
+    lengths = [axis.group_length(0) for axis in problem.axes]
+    found = []
+    for tile in itertools.product(powers, repeat=problem.rank):
+        if math.prod(tile) != CONSUMER_ROWS or not _fits(tile, problem.dilation):
+            continue
+        for split_axis in range(problem.rank):
+            whole = [
+                extent * (shape.consumers if axis == split_axis else 1)
+                for axis, extent in enumerate(tile)
+            ]
+            # Rows past the end of an axis are lost.
+            lost = math.prod(
+                -(-length // extent) * extent / length
+                for extent, length in zip(whole, lengths, strict=True)
+            )
+            found.append((lost, tile, split_axis))
+    least = min(lost for lost, _, _ in found)
+    return ((tile, axis) for lost, tile, axis in found if lost <= 1.5 * least)
+
+
+def _key_tiles(
+    problem: Problem, shape: HopperShape, row_tile: tuple[int, ...]
+) -> Iterator[tuple[int, ...]]:
+    """Extents whose product fills the keys, or nearly so, if the box allows it."""
+    box = TilePlan.of(problem, row_tile, row_tile).largest_box
+    *leading, last = (
+        min(extent, most_tokens(gap)) for extent, gap in zip(box, problem.dilation, strict=True)
+    )
+    tiles = set()
+    for outer in itertools.product(*(_extents(extent, shape.keys) for extent in leading)):
+        room = shape.keys // math.prod(outer)
+        if room:
+            tiles |= {(*outer, min(room, last)), (*outer, min(last, max(1, room // 8 * 8)))}
+    most = max(math.prod(tile) for tile in tiles)
+    return (tile for tile in sorted(tiles) if math.prod(tile) * 10 >= most * 9)
+
+
+def _extents(extent: int, keys: int) -> list[int]:
+    """Divisors of `keys` and the whole extent, no more than either."""
+    divisors = [size for size in range(1, min(extent, keys) + 1) if keys % size == 0]
+    return sorted({*divisors, min(extent, keys)})
+
+
+def fits_boxes(dilation: tuple[int, ...]) -> bool:
+    """Whether boxes can be described that hold the queries of one consumer."""
+    return math.prod(_power_below(most_tokens(gap)) for gap in dilation) >= CONSUMER_ROWS
+
+
+def _power_below(count: int) -> int:
+    return 1 << count.bit_length() - 1
+
+
+def _fits(tile: tuple[int, ...], dilation: tuple[int, ...]) -> bool:
+    return all(count <= most_tokens(gap) for count, gap in zip(tile, dilation, strict=True))
