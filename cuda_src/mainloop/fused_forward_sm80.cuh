@@ -167,8 +167,6 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
                                                   OnlineRow (&softmax)[kRowTiles][2],
                                                   const T* values, float scale_log2) const {
     constexpr int kDepth = Products::kWeightDepth;
-    Sums of_tile = {};
-    Sums& target = Products::kAddsTiles ? of_tile : sums;
 #pragma unroll
     for (int depth = 0; depth < kBlock / kDepth; ++depth) {
 #pragma unroll
@@ -187,9 +185,11 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
           }
         }
       }
-      Products::multiply_columns(target, scores, values, depth);
+      if constexpr (!Products::kAddsTiles) {
+        Products::multiply_columns(sums, scores, values, depth);
+      }
     }
-    if constexpr (Products::kAddsTiles) Products::add(sums, of_tile);
+    if constexpr (Products::kAddsTiles) Products::add_columns(sums, scores, values);
   }
 
   // A warp's rows of Q are read by no one else, so its rows of O take their place.

@@ -296,13 +296,14 @@ struct FusedGradientSm80
 
   static __device__ __forceinline__ void multiply(Sums& sums, const Scores& weights,
                                                   const T* columns) {
-    Sums of_tile = {};
-    Sums& target = Products::kAddsTiles ? of_tile : sums;
+    if constexpr (Products::kAddsTiles) {
+      Products::add_columns(sums, weights, columns, first_chunk());
+    } else {
 #pragma unroll
-    for (int depth = 0; depth < kBlock / Products::kWeightDepth; ++depth) {
-      Products::multiply_columns(target, weights, columns, depth, first_chunk());
+      for (int depth = 0; depth < kBlock / Products::kWeightDepth; ++depth) {
+        Products::multiply_columns(sums, weights, columns, depth, first_chunk());
+      }
     }
-    if constexpr (Products::kAddsTiles) Products::add(sums, of_tile);
   }
 
   // All is read that any warp reads of the rows, so their gradients take their place.

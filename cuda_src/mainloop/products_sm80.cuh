@@ -6,6 +6,7 @@
 
 #include "../common/pack.cuh"
 #include "../common/swizzle.cuh"
+#include "../ptx/arithmetic.cuh"
 #include "../ptx/mma_sm80.cuh"
 #include "../ptx/shared_memory.cuh"
 
@@ -68,7 +69,9 @@ struct ProductsSm80 {
   template <typename Load>
   static __device__ __forceinline__ void multiply_rows(Scores& scores, const T* columns,
                                                        const Load& load) {
-    const int lane = threadIdx.x % 32;
+    // Registers are too short to keep the addresses of many channels from one tile to the next.
+    constexpr bool kKeeps = kFlavor != Flavor::k3xTf32 || kHeadDim <= 64;
+    const int lane = (kKeeps ? threadIdx.x : ptx::computed_here(threadIdx.x)) % 32;
 #pragma unroll
     for (int depth = 0; depth < kDepths; ++depth) {
       Fragment rows[kRowTiles];
@@ -93,6 +96,10 @@ struct ProductsSm80 {
     }
   }
 
+  // Whether sums grow by those of whole tiles. Tensor cores cut sums off where float32 rounds them,
+  // and over thousands of products that shows in float32.
+  static constexpr bool kAddsTiles = kFlavor == Flavor::k3xTf32;
+
   // sums += weights columns, over kWeightDepth of the columns; weights are rounded on the way.
   static __device__ __forceinline__ void multiply_columns(Sums& sums, const Scores& weights,
                                                           const T* columns, int depth,
@@ -100,22 +107,30 @@ struct ProductsSm80 {
     if constexpr (kFlavor == Flavor::k16Bit) {
       multiply_columns_16_bit(sums, weights, columns, depth, first_chunk);
     } else {
-      multiply_columns_float32(sums, weights, columns, depth, first_chunk);
+#pragma unroll
+      for (int part = 0; part < kSumDim / 32; ++part) {
+        multiply_part(sums, part * 4, weights, columns, depth, first_chunk + part * 8);
+      }
     }
   }
 
-  // Sums over the columns of one tile. Tensor cores cut sums off where float32 rounds them, and
-  // over thousands of products that shows in float32: each tile's are added to the sums before by
-  // this.
-  static constexpr bool kAddsTiles = kFlavor == Flavor::k3xTf32;
-
-  static __device__ __forceinline__ void add(Sums& sums, const Sums& of_tile) {
+  // sums += weights columns, over all columns, whose sums are added by ordinary additions.
+  static __device__ __forceinline__ void add_columns(Sums& sums, const Scores& weights,
+                                                     const T* columns, int first_chunk = 0) {
 #pragma unroll
-    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+    for (int part = 0; part < kSumDim / 32; ++part) {
+      float of_tile[kRowTiles][4][4] = {};
 #pragma unroll
-      for (int n = 0; n < kSumDim / 8; ++n) {
+      for (int depth = 0; depth < kColumns / kWeightDepth; ++depth) {
+        multiply_part(of_tile, 0, weights, columns, depth, first_chunk + part * 8);
+      }
 #pragma unroll
-        for (int i = 0; i < 4; ++i) sums[row_tile][n][i] += of_tile[row_tile][n][i];
+      for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) sums[row_tile][part * 4 + n][i] += of_tile[row_tile][n][i];
+        }
       }
     }
   }
@@ -133,7 +148,7 @@ struct ProductsSm80 {
         *reinterpret_cast<unsigned*>(memory + Rows::offset(row, first_chunk + n) + lane * 4) =
             pack<T>(left, right);
       } else {
-        // See multiply_columns_float32: tile n holds every fourth channel of 32.
+        // See multiply_part: tile n holds every fourth channel of 32.
         const int chunk = first_chunk + n / 4 * 8 + lane * 2;
         float* target = reinterpret_cast<float*>(memory);
         target[Rows::offset(row, chunk) / 4 + n % 4] = left;
@@ -185,32 +200,31 @@ struct ProductsSm80 {
     }
   }
 
-  // An accumulator's two columns are slots lane % 4 and lane % 4 + 4 of the product's depth, so
-  // that no weight changes its thread. A thread reads 16 bytes of a column: of the four sums that
-  // they go to, tile n has channels n, 4 + n, ... of 32.
-  static __device__ __forceinline__ void multiply_columns_float32(Sums& sums, const Scores& weights,
-                                                                  const T* columns, int depth,
-                                                                  int first_chunk) {
+  // Sums of 32 channels, from tile `first` of the sums on. An accumulator's two columns are slots
+  // lane % 4 and lane % 4 + 4 of the product's depth, so that no weight changes its thread. A
+  // thread reads 16 bytes of a column: of the four tiles that they go to, tile n has channels n, 4
+  // + n, ...
+  template <int kTiles>
+  static __device__ __forceinline__ void multiply_part(float (&sums)[kRowTiles][kTiles][4],
+                                                       int first, const Scores& weights,
+                                                       const T* columns, int depth,
+                                                       int first_chunk) {
     const int lane = threadIdx.x % 32, column = depth * 8 + lane % 4 * 2;
+    const int chunk = first_chunk + lane / 4;
+    const char* memory = reinterpret_cast<const char*>(columns);
+    const float4 even = *reinterpret_cast<const float4*>(memory + Rows::offset(column, chunk));
+    const float4 odd = *reinterpret_cast<const float4*>(memory + Rows::offset(column + 1, chunk));
+    const float values[4][2] = {{even.x, odd.x}, {even.y, odd.y}, {even.z, odd.z}, {even.w, odd.w}};
 #pragma unroll
-    for (int part = 0; part < kSumDim / 32; ++part) {
-      const int chunk = first_chunk + part * 8 + lane / 4;
-      const char* memory = reinterpret_cast<const char*>(columns);
-      const float4 even = *reinterpret_cast<const float4*>(memory + Rows::offset(column, chunk));
-      const float4 odd = *reinterpret_cast<const float4*>(memory + Rows::offset(column + 1, chunk));
-      const float values[4][2] = {
-          {even.x, odd.x}, {even.y, odd.y}, {even.z, odd.z}, {even.w, odd.w}};
+    for (int n = 0; n < 4; ++n) {
+      const unsigned raw[2] = {__float_as_uint(values[n][0]), __float_as_uint(values[n][1])};
+      const Operand<kFlavor, 2> right(raw);
 #pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        const unsigned raw[2] = {__float_as_uint(values[n][0]), __float_as_uint(values[n][1])};
-        const Operand<kFlavor, 2> right(raw);
-#pragma unroll
-        for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
-          const float (&four)[4] = weights[row_tile][depth];
-          const Fragment slots = {__float_as_uint(four[0]), __float_as_uint(four[2]),
-                                  __float_as_uint(four[1]), __float_as_uint(four[3])};
-          multiply(sums[row_tile][part * 4 + n], Operand<kFlavor, 4>(slots), right, 0);
-        }
+      for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+        const float (&four)[4] = weights[row_tile][depth];
+        const Fragment slots = {__float_as_uint(four[0]), __float_as_uint(four[2]),
+                                __float_as_uint(four[1]), __float_as_uint(four[3])};
+        multiply(sums[row_tile][first + n], Operand<kFlavor, 4>(slots), right, 0);
       }
     }
   }

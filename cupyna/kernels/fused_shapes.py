@@ -198,9 +198,8 @@ FORWARD_SHAPES = (
     _forward(2, 128, row_tiles=2, columns=32, column_block=32),
     _forward(2, 128, row_tiles=2, columns=64, column_block=64),
     _forward(2, 256, row_tiles=1, columns=32, column_block=32),
-    _forward(4, 32, row_tiles=1, columns=64, column_block=64),
-    _forward(4, 64, row_tiles=1, columns=32, column_block=32),
-    _forward(4, 64, row_tiles=2, columns=64, column_block=16),
+    _forward(4, 32, row_tiles=1, columns=64, column_block=64, blocks=3),
+    _forward(4, 64, row_tiles=1, columns=32, column_block=32, blocks=3),
     _forward(4, 128, row_tiles=1, columns=32, column_block=32),
 )
 
@@ -212,8 +211,8 @@ GRADIENT_SHAPES = (
     _gradient("query", 2, 128, row_tiles=1, columns=32, column_block=32),
     _gradient("query", 2, 256, row_tiles=1, columns=32, column_block=32, blocks=1),
     _gradient("query", 2, 256, row_tiles=1, columns=16, column_block=16, blocks=1),
-    _gradient("query", 4, 32, row_tiles=1, columns=64, column_block=64),
-    _gradient("query", 4, 64, row_tiles=1, columns=32, column_block=32),
+    _gradient("query", 4, 32, row_tiles=1, columns=64, column_block=64, blocks=3),
+    _gradient("query", 4, 64, row_tiles=1, columns=32, column_block=32, blocks=3),
     _gradient("query", 4, 128, row_tiles=1, columns=16, column_block=16, blocks=1),
     _gradient("key", 2, 32, row_tiles=1, columns=64, column_block=64),
     _gradient("key", 2, 64, row_tiles=1, columns=64, column_block=64),
