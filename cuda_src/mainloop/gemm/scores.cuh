@@ -29,7 +29,8 @@ struct GemmScores : GemmScoreTile<T> {
   T* const buffer;
   Stage* stage;
   SlotRun run;
-  Number* maxima[2];  // of the next chunk
+  int chunk = 0;
+  Number* maxima[2];
   Number largest[2], sums[2];
 
   __device__ GemmScores(const GemmParams& given, Shared& shared, char* memory)
@@ -50,6 +51,7 @@ struct GemmScores : GemmScoreTile<T> {
     Stage rows = Base::stage_of(buffer, params.weights, params.is_vector(kWeightsArray));
     stage = &rows;
     run = SlotRun{&shared.windows[Base::stage_row()]};
+    chunk = 0;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       maxima[half] = Base::number_of(params.maxima, half);
@@ -137,11 +139,9 @@ struct GemmScores : GemmScoreTile<T> {
           sums[half] += score;
         }
       }
-      if (maxima[half] != nullptr) {
-        if (lane % 4 == 0) *maxima[half] = most;
-        ++maxima[half];
-      }
+      if (lane % 4 == 0 && maxima[half] != nullptr) maxima[half][chunk] = most;
     }
+    ++chunk;
   }
 
   __device__ __forceinline__ void store_sums() const {
@@ -151,7 +151,7 @@ struct GemmScores : GemmScoreTile<T> {
       sum += __shfl_xor_sync(0xffffffffu, sum, 1);
       sum += __shfl_xor_sync(0xffffffffu, sum, 2);
       if (lane % 4 != 0 || maxima[half] == nullptr) continue;
-      Base::number_of(params.maxima, half)[params.chunks] = sum;
+      maxima[half][params.chunks] = sum;
       Number* const lse = Base::number_of(params.lse, half);
       if (lse != nullptr) *lse = largest[half] * Exponential<Number>::kNatural + logarithm(sum);
     }
