@@ -29,6 +29,12 @@ _MOST_SETS = 16
 # No GPU multiplies faster; what would take too long even so is not begun.
 _FASTEST_FLOPS = 4e15
 
+# Runs of one time at least: to check, to warm up, and samples.
+_LEAST_RUNS = 4
+
+# Work that takes more of the free memory begins with an empty pool.
+_LARGE = 0.25
+
 # Error that some peers' sums in half precision make, relative to the largest value.
 _ROUGH = 0.03
 
@@ -166,7 +172,7 @@ class _Bench:
                 f"takes {needed / 2**30:.1f} GiB beside its inputs, and {free / 2**30:.1f} are free"
             )
         computed = implementation.computes(self._problem)
-        least_s = flops(computed, direction) / _FASTEST_FLOPS
+        least_s = _LEAST_RUNS * flops(computed, direction) / _FASTEST_FLOPS
         if least_s > self._plan.limit_s:
             raise Refused(f"takes {least_s:.0f} s or more of {self._plan.limit_s:g} s")
         check = self._check(computed)
@@ -174,6 +180,8 @@ class _Bench:
             raise Refused("has gradients that are too large to be checked")
         works = [implementation.work(self._problem, tensors, direction) for tensors in self._sets]
         record.about[direction] = dict(works[0].about)
+        if needed > _LARGE * free:
+            self._meter.settle()
         kept, record.peak_bytes[direction] = self._meter.run(
             works[0].run,
             self._sets[0]["weights" if direction in ("qk", "av_backward") else "q"],
@@ -189,6 +197,8 @@ class _Bench:
         ]
         if complaints:
             raise Refused(f"wrong: {'; '.join(complaints)}")
+        if needed > _LARGE * free:
+            self._meter.settle()  # pieces of a large block that was freed may be in use
         return self._meter.repeat([work.run for work in works])
 
     def _check(self, problem: Problem) -> Check:
