@@ -9,6 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from cupyna import reference  # noqa: E402
+from cupyna.problem import Problem  # noqa: E402
 from cupyna.testing import assert_within_rounding  # noqa: E402
 from cupyna.torch import direct, neighborhood_attention  # noqa: E402
 
@@ -27,6 +29,9 @@ CASES = {
     "too many channels": ((33,), 9, 1, False, 2, 2, 160, 160, 5, False),
     "rows that do not fit": ((33,), 9, 1, False, 2, 2, 20, 20, 5, False),
 }
+
+SCALE = -0.3  # a scale may be negative
+LSE_SLOPE = 0.1
 
 
 def tensors_of(case: Any, dtype: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -60,16 +65,83 @@ def tensors_of(case: Any, dtype: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return tensors, window
 
 
+def slopes(shape: tuple[int, ...]) -> np.ndarray:
+    """The loss's gradient for an output."""
+    return np.cos(np.arange(np.prod(shape))).reshape(shape)
+
+
 def results(tensors: dict[str, Any], window: dict[str, Any], how: dict[str, Any]) -> list[Any]:
     """Output, log-sum-exp and gradients."""
     leaves = {name: t.detach().to(**how).requires_grad_() for name, t in tensors.items()}
-    out, lse = neighborhood_attention(**leaves, **window, scale=-0.3, return_lse=True)
-    loss = (
-        out.double() * torch.cos(torch.arange(out.numel())).view(out.shape).to(out.device)
-    ).sum()
-    loss = loss + 0.1 * lse.double().sum()
+    out, lse = neighborhood_attention(**leaves, **window, scale=SCALE, return_lse=True)
+    loss = (out.double() * torch.from_numpy(slopes(out.shape)).to(out.device)).sum()
+    loss = loss + LSE_SLOPE * lse.double().sum()
     found = torch.autograd.grad(loss, list(leaves.values()))
     return [t.detach() for t in (out, lse, *found)]
+
+
+def problem_of(case: Any) -> Problem:
+    spatial, *window, heads, kv_heads, head_dim, value_dim, _, has_bias = case
+    kernel_size, dilation, is_causal = (
+        entry if isinstance(entry, tuple) else (entry,) * len(spatial) for entry in window
+    )
+    stride = (1,) * len(spatial)
+    return Problem(
+        2, spatial, heads, kv_heads, head_dim, value_dim, "float64",
+        kernel_size, stride, dilation, is_causal, has_bias,
+    )  # fmt: skip
+
+
+def scores_of(problem: Problem, given: dict[str, Any], scale: float) -> np.ndarray:
+    """Scores of the window's slots, then of the keys beside it."""
+    q, keys = given["query"], given["additional_keys"]
+    near = reference.qk(problem, scale, q, given["key"], given.get("bias"))
+    keys = np.repeat(keys, problem.head_group, axis=2)
+    return np.concatenate([near, scale * np.einsum("n...hd,nthd->n...ht", q, keys)], -1)
+
+
+def summed(problem: Problem, weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Sums over queries, and over the query heads of each key/value head."""
+    flat = (array.reshape(problem.batch, -1, *array.shape[-2:]) for array in (weights, rows))
+    per_head = np.einsum("nqht,nqhd->nthd", *flat)
+    shape = (*per_head.shape[:2], problem.kv_heads, problem.head_group, per_head.shape[-1])
+    total: np.ndarray = per_head.reshape(shape).sum(-2)
+    return total
+
+
+def magnitudes(
+    case: Any, tensors: dict[str, Any], out: np.ndarray, lse: np.ndarray
+) -> list[np.ndarray]:
+    """Sums of the absolute values of the terms of each of :func:`results`."""
+    problem = problem_of(case)
+    given = {name: tensor.double().numpy() for name, tensor in tensors.items()}
+    sizes = {name: np.abs(array) for name, array in given.items()}
+    keys, values = (
+        np.repeat(sizes[f"additional_{name}"], problem.head_group, axis=2)
+        for name in ("keys", "values")
+    )
+    score_sizes = scores_of(problem, sizes, abs(SCALE))
+    score_sizes = np.where(np.isneginf(score_sizes), 0, score_sizes).max(-1)
+    weights = np.exp(scores_of(problem, given, SCALE) - lse[..., None])
+    near, far = np.split(weights, [problem.window], -1)
+    of_out = reference.av(problem, near, sizes["value"])
+    of_out = of_out + np.einsum("n...ht,nthd->n...hd", far, values)
+    dout = np.abs(slopes(out.shape))
+    dnear, dv = reference.av_backward(problem, dout, near, sizes["value"])
+    dfar = np.einsum("n...hd,nthd->n...ht", dout, values)
+    dvalues = summed(problem, far, dout)
+    # An error of a score is a relative error of its weight, hence the factor.
+    shift = 1 + score_sizes[..., None]
+    delta = (dout * np.abs(out)).sum(-1, keepdims=True) + LSE_SLOPE
+    near, far = near * (dnear + delta) * shift, far * (dfar + delta) * shift
+    dq, dk, dbias = reference.qk_backward(problem, abs(SCALE), near, sizes["query"], sizes["key"])
+    dq = dq + abs(SCALE) * np.einsum("n...ht,nthd->n...hd", far, keys)
+    dkeys = abs(SCALE) * summed(problem, far, sizes["query"])
+    gradients = {
+        "query": dq, "key": dk, "value": dv * shift.max(), "bias": dbias,
+        "additional_keys": dkeys, "additional_values": dvalues * shift.max(),
+    }  # fmt: skip
+    return [of_out, score_sizes, *(gradients[name] for name in tensors)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
@@ -79,13 +151,15 @@ def test_output_and_gradients(case: Any, dtype: Any) -> None:
     exact = results(tensors, window, {"dtype": torch.float64})
     # The same on the host rounds inputs, outputs and what backward is handed alike.
     honest = results(tensors, window, {"dtype": dtype})
+    sizes = magnitudes(case, tensors, get(exact[0]), get(exact[1]))
     for _ in range(2):  # the second time, a recording is repeated
         found = results(tensors, window, {"device": "cuda", "dtype": dtype})
-        for got, want, rounded in zip(found, exact, honest, strict=True):
-            truth = want.detach().double().numpy()
+        for got, truth, rounded, size, name in zip(
+            found, exact, honest, sizes, ("out", "lse", *tensors), strict=True
+        ):
             assert_within_rounding(
-                get(got), truth, get(rounded).astype(np.float64), np.abs(truth),
-                str(got.dtype).removeprefix("torch."),
+                get(got), get(truth), get(rounded).astype(np.float64), size,
+                str(got.dtype).removeprefix("torch."), name,
             )  # fmt: skip
 
 
