@@ -185,7 +185,15 @@ def _tables(found: Profile) -> list[Table]:
         work, "GFLOP useful", "computed", "useful", "MB least", "asked", "moved", "FLOP per byte"
     )
     _columns(
-        fit, "kernel", "registers", "threads", "shared, KiB", "blocks", "threads held", "bound"
+        fit,
+        "kernel",
+        "registers",
+        "threads",
+        "shared, KiB",
+        "held",
+        "threads held",
+        "bound",
+        "blocks",
     )
     counted = Table(title="hardware counters")
     for name in ("method", "pass"):
@@ -204,7 +212,7 @@ def _tables(found: Profile) -> list[Table]:
             fit.add_row(
                 line.name, kernel.symbol.removeprefix("cupyna_"), str(kernel.registers),
                 str(kernel.threads), f"{kernel.smem_bytes / 1024:.1f}", str(kernel.blocks),
-                f"{kernel.share:.0%}", kernel.bound,
+                f"{kernel.share:.0%}", kernel.bound, f"{kernel.grid_blocks or '-'}",
             )  # fmt: skip
         if line.counters:
             counted.add_row(*head, *_counted(line))

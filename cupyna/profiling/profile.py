@@ -16,7 +16,8 @@ from .bench import Plan, measure
 from .ceilings import Ceilings
 from .counts import CallCounts, Pass, call_counts
 from .implementations import Implementation, ours
-from .occupancy import Occupancy, occupancies
+from .meter import random_tensors
+from .occupancy import Occupancy, launched, occupancies
 from .problems import Row
 
 __all__ = ["Line", "Profile", "measured", "predicted"]
@@ -37,7 +38,7 @@ class Line:
     peak_bytes : int
         Memory beside the inputs, results included: measured, or as it is planned.
     occupancy : tuple of Occupancy
-        One entry for each compiled kernel that may run.
+        Of each launch; where nothing was run, of each compiled kernel that may run.
     counters : dict
         Hardware counters of the call, if they were read.
     refusal : str
@@ -172,6 +173,11 @@ def measured(
             continue
         line.time_us = record.times[line.operation].median_us
         line.peak_bytes = record.peak_bytes[line.operation]
+        if spec.kind == "cuda":
+            (implementation,) = ours([line.name], spec)
+            tensors = random_tensors(problem, with_gradient=line.operation == "backward")
+            work = implementation.work(problem, tensors, line.operation)
+            line.occupancy = launched(work.run, spec.compute_capability)
     for peer in peers:
         record = found.records[peer.name]
         for operation in operations:

@@ -55,7 +55,9 @@ def test_a_profile_has_times_ceilings_and_memory():
     device = device_spec(Device("cuda", 0))
     found = measured(_small("D"), "float16", device, ["naive"], operations=["forward"])
     (line,) = found.lines
-    assert line.time_us > 0 and line.peak_bytes > 0 and line.occupancy
+    assert line.time_us > 0 and line.peak_bytes > 0
+    assert len(line.occupancy) == 3  # scores, softmax, outputs
+    assert all(one.grid_blocks > 0 and one.blocks > 0 for one in line.occupancy)
     assert line.bytes_per_us < 1.2 * found.ceilings.bytes_per_us
     assert 0.2 < found.ceilings.bytes_per_us / device.bytes_per_us < 1.1
     json.dumps(found.to_json())

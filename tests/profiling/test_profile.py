@@ -92,7 +92,7 @@ def test_occupancy_follows_from_what_a_kernel_takes(
     threads: int, registers: int, smem_bytes: int, blocks: int, bound: str
 ) -> None:
     variant = Variant("family", "float16", 0, threads, smem_bytes)
-    found = occupancy(variant, (9, 0), registers, 0)
+    found = occupancy(variant, (9, 0), registers, smem_bytes)
     assert (found.blocks, found.bound) == (blocks, bound)
     assert found.share == blocks * threads / 2048
 

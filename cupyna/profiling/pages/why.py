@@ -94,12 +94,12 @@ def _section(path: Path, profile: dict[str, Any], generated: Path) -> Iterator[s
             ),
         )  # fmt: skip
     yield from table(
-        ("method", "kernel", "registers", "threads", "shared, KiB", "blocks", "bound by"),
+        ("method", "kernel", "registers", "threads", "shared, KiB", "held", "bound by", "blocks"),
         (
             (
                 line["name"], f"`{one['symbol'].removeprefix('cupyna_')}`", str(one["registers"]),
                 str(one["threads"]), f"{one['smem_bytes'] / 1024:.1f}", str(one["blocks"]),
-                one["bound"],
+                one["bound"], f"{one.get('grid_blocks') or '-'}",
             )
             for line, one in _kernels(lines)
         ),
