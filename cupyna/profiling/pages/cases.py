@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +29,6 @@ def write(results: Path, generated: Path) -> str:
             for dtype in file.dtypes:
                 for direction in _DIRECTIONS:
                     lines += _section(file, dtype, direction, generated)
-            lines += _families(file)
     return "\n".join(lines)
 
 
@@ -125,33 +123,3 @@ def _cell(found: Found, name: str, direction: str) -> str:
         return "-"
     rough = "\\*" if found.is_rough(name, direction) else ""
     return f"{time_us / 1e3:.3f} ({rate:.0f}){rough}"
-
-
-def _families(file: Results) -> Iterator[str]:
-    """A backend that was held to, beside what the method chooses."""
-    rows, ratios = [], []
-    for direction in _DIRECTIONS:
-        forced = [name for name in file.implementations(direction) if name.startswith("cuda-")]
-        for found, name in itertools.product(file.found, forced):
-            method = name.split("-")[1]
-            chosen, held = found.time_us(method, direction), found.time_us(name, direction)
-            about = found.direction(method, direction).get("about", {})
-            backends = {part.get("backend") for part in about.values()} - {name}
-            if chosen is not None and held is not None and backends:
-                ratios.append(held / chosen)
-                rows.append(
-                    (
-                        found.name, found.dtype, direction, ", ".join(sorted(map(str, backends))),
-                        f"{chosen / 1e3:.3f}", name, f"{held / 1e3:.3f}", f"{ratios[-1]:.2f}x",
-                    )
-                )  # fmt: skip
-    if rows:
-        yield "### What a GPU's own instructions give"
-        yield ""
-        yield (
-            "The kernels that a method chooses on this GPU, beside the portable ones that it is "
-            f"held to. Geometric mean: {statistics.geometric_mean(ratios):.2f}x."
-        )
-        yield ""
-        columns = ("problem", "dtype", "direction", "chosen", "ms", "held to", "ms", "ratio")
-        yield from table(columns, rows)
