@@ -278,6 +278,17 @@ class TilePlan:
         ]
         return Counts(*(math.prod(column) for column in zip(*per_axis, strict=True)))
 
+    @property
+    def box_tiles_of_each(self) -> np.ndarray:
+        """Box tiles of every tile, in the order of :meth:`tiles`."""
+        found = np.ones(1, np.int64)
+        for axis, extent, box_extent in zip(
+            self.axes, self.tile_shape, self.box_tile_shape, strict=True
+        ):
+            columns = _axis_columns(axis, extent, self.side)
+            found = np.multiply.outer(found, -(-(columns[4] - columns[3]) // box_extent))
+        return found.ravel()
+
     def read_bytes(self, problem: Problem) -> int:
         """Bytes that forward asks for: queries once, keys and values once for each tile's box."""
         counts, size = self.counts, problem.item_bytes

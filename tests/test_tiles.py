@@ -112,6 +112,8 @@ def test_counts_are_those_of_the_tiles(plan: TilePlan) -> None:
     counts = plan.counts
     assert counts.tiles == len(list(plan.tiles()))
     assert counts.box_tiles == len(boxes)
+    of_each = [len(list(plan.box_tiles(tile))) for tile in plan.tiles()]
+    assert plan.box_tiles_of_each.tolist() == of_each
     assert counts.useful_products == sum(pairs_by_definition(plan.axes).values())
     assert counts.computed_products == len(boxes) * computed
     assert counts.dense_products == len(full) * computed

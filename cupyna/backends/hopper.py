@@ -116,18 +116,15 @@ def launch_forward(
 ) -> None:
     """Queue forward with given tiles."""
     from ..kernels.hopper.params import pack_hopper
+    from ..kernels.hopper.schedule import grid_blocks
     from ..kernels.launch import launch
     from ..kernels.loader import load
 
     variant = chosen.shape.variant(problem.dtype)
     params = pack_hopper(problem, scale, chosen, q, k, v, out, lse)
-    blocks = int(params["items"][0])
-    if not any(problem.is_causal):
-        # Tiles of causal windows differ: there the hardware hands them out one by one.
-        blocks = min(blocks, execution.device.processors)
     launch(
         load(variant, execution.device.index),
-        (blocks, 1, 1),
+        (grid_blocks(problem, chosen, execution.device), 1, 1),
         (variant.threads,),
         variant.smem_bytes,
         execution.stream,

@@ -18,7 +18,14 @@ from ..fused.heuristics import warp_tile
 from .shapes import CONSUMER_ROWS, HOPPER_SHAPES, WARP_ROWS, HopperShape
 from .tensor_map import most_tokens
 
-__all__ = ["HopperChoice", "fits_boxes", "hopper_choice", "hopper_choices"]
+__all__ = [
+    "HopperChoice",
+    "fits_boxes",
+    "hopper_choice",
+    "hopper_choices",
+    "key_tile_us",
+    "tile_us",
+]
 
 # Clocks of one multiprocessor: per multiplication of a pair's channel, per pair of softmax and of
 # mask, per key tile and per tile of a block. Fitted to 52 tilings of 12 problems measured on an
@@ -101,6 +108,17 @@ def hopper_choices(problem: Problem, device: DeviceSpec) -> Iterator[HopperChoic
                     problem, device, shape, unpriced.row_tile, consumer_tile, key_tile
                 )
                 yield HopperChoice(shape, consumer_tile, key_tile, split_axis, time_us)
+
+
+def key_tile_us(shape: HopperShape) -> float:
+    """Expected time of one key tile that is not masked."""
+    pair = 2 * shape.head_dim * _MULTIPLY + _SOFTMAX
+    return (shape.rows * shape.keys * pair + _KEY_TILE) / _CLOCKS_PER_US
+
+
+def tile_us() -> float:
+    """Expected time of a tile of queries beside its key tiles."""
+    return _TILE / _CLOCKS_PER_US
 
 
 def _time_us(
