@@ -1,5 +1,5 @@
 PYTHON ?= python
-CUDA_SOURCES := $(shell find cuda_src -name '*.cu' -o -name '*.cuh')
+CUDA_SOURCES := $(shell find cuda_src tests -name '*.cu' -o -name '*.cuh' -o -name '*.[ch]pp')
 
 .PHONY: help lint format test cubins wheel bench docs clean
 

@@ -1,0 +1,11 @@
+// What cuda_src/ptx/arithmetic.cuh does, on a CPU.
+#pragma once
+
+#include <block.hpp>
+
+namespace cupyna::ptx {
+
+inline float exp2_approx(float x) { return std::exp2(x); }
+inline unsigned computed_here(unsigned x) { return x; }
+
+}  // namespace cupyna::ptx

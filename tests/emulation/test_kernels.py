@@ -1,0 +1,119 @@
+"""The device code of every portable method against the oracle, on a machine without a GPU."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("cupy")
+
+from cupyna.arrays.host import host_dtype
+from cupyna.backends.fused import CudaFused
+from cupyna.backends.gemm import CudaGemm
+from cupyna.backends.naive import CudaNaive
+from cupyna.execution import Backend
+from cupyna.kernels import launch, loader
+from cupyna.kernels.fused import heuristics
+from cupyna.problem import Operation, Problem
+from cupyna.testing import (
+    Inputs,
+    expected_backward,
+    expected_forward,
+    inputs,
+    stored_forward,
+)
+from cupyna.testing.cases import small_problems
+
+from .emulator import H200, Emulator, Memory, described, execution
+
+BACKENDS: dict[str, tuple[Backend, tuple[str, ...]]] = {
+    "naive": (CudaNaive(), ("float16", "float64")),
+    "gemm": (CudaGemm(), ("float16", "float32", "float64")),
+    "fused": (CudaFused(), ("float16", "bfloat16", "float32")),
+}
+
+
+def served(operation: Operation) -> list[object]:
+    """Every method with every small problem that it takes."""
+    return [
+        pytest.param(backend, problem, id=f"{method}-{name}")
+        for method, (backend, dtypes) in BACKENDS.items()
+        for name, problem in small_problems(dtypes)
+        if not backend.refusals(problem, operation, H200)
+    ]
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    return Emulator(compiler, tmp_path_factory.mktemp("emulation"))
+
+
+@pytest.fixture(autouse=True)
+def _on_the_host(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "load", emulator.load)
+    monkeypatch.setattr(launch, "launch", emulator.launch)
+
+
+def rounding(backend: Backend, problem: Problem) -> str:
+    """The type in which a method rounds weights."""
+    return "float32" if backend.method == "naive" else problem.dtype
+
+
+@pytest.mark.parametrize(("backend", "problem"), served("forward"))
+def test_forward(backend: Backend, problem: Problem) -> None:
+    given, memory = inputs(problem), Memory()
+    q, k, v = (described(memory.put(array)) for array in (given.q, given.k, given.v))
+    bias = None if given.bias is None else described(memory.put(given.bias))
+    shape = (problem.batch, *problem.spatial, problem.heads)
+    out = memory.empty((*shape, problem.value_dim), host_dtype(problem.dtype))
+    lse = memory.empty(shape, host_dtype(problem.accumulator))
+    backend.forward(
+        problem, given.scale, execution(memory), q, k, v, bias, described(out), described(lse)
+    )
+    expected = expected_forward(problem, given, weights=rounding(backend, problem))
+    expected["out"].check(out)
+    expected["lse"].check(lse)
+
+
+def check_backward(backend: Backend, problem: Problem, given: Inputs) -> None:
+    memory = Memory()
+    out, lse = stored_forward(problem, given)
+    arrays = (given.dout, given.q, given.k, given.v, out, lse, given.dlse)
+    dout, q, k, v, out, lse, dlse = (memory.put(array) for array in arrays)
+    gradients = [memory.empty(array.shape, array.dtype) for array in (q, k, v)]
+    bias = dbias = None
+    if given.bias is not None:
+        gradients.append(memory.empty(given.bias.shape, given.bias.dtype))
+        bias, dbias = described(memory.put(given.bias)), described(gradients[3])
+    backend.backward(
+        problem, given.scale, execution(memory), *map(described, (dout, q, k, v)), bias,
+        *map(described, (out, lse, dlse, *gradients[:3])), dbias,
+    )  # fmt: skip
+    expected = expected_backward(problem, given, with_dlse=True, weights=rounding(backend, problem))
+    for name, gradient in zip(("dq", "dk", "dv", "dbias"), gradients, strict=False):
+        expected[name].check(gradient)
+
+
+@pytest.mark.parametrize(("backend", "problem"), served("backward"))
+def test_backward(backend: Backend, problem: Problem) -> None:
+    check_backward(backend, replace(problem, deterministic=True), inputs(problem))
+
+
+ONE_PASS = [
+    pytest.param(problem, id=name)
+    for name, problem in small_problems(BACKENDS["fused"][1])
+    if not BACKENDS["fused"][0].refusals(problem, "backward", H200)
+    if heuristics.lone_gradient_choice(problem, H200) is not None
+]
+
+
+@pytest.mark.parametrize("problem", ONE_PASS)
+def test_gradients_in_one_pass(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    lone = heuristics.lone_gradient_choice(problem, H200)
+    monkeypatch.setattr(heuristics, "fused_gradient_choices", lambda *_: (lone,))
+    check_backward(BACKENDS["fused"][0], problem, inputs(problem))
