@@ -23,7 +23,7 @@ from cupyna.testing import (  # noqa: E402
     inputs,
     problems,
 )
-from cupyna.torch import direct, na2d, neighborhood_attention  # noqa: E402
+from cupyna.torch import direct, na2d, neighborhood_attention, ops  # noqa: E402
 from cupyna.torch.options import CallOptions  # noqa: E402
 
 from .libraries import get, put  # noqa: E402
@@ -133,13 +133,17 @@ def test_calls_are_recorded(make: Any, kernel_size: int) -> None:
     assert (backend == "cuda-hopper") == (is_hopper and make is large_tensors)
 
 
-def test_packed_projections_are_read_in_place() -> None:
-    packed = torch.randn(2, 20, 18, 3, 4, 32, dtype=torch.float16, device="cuda")
+@SHAPES
+def test_packed_projections_are_read_in_place(make: Any, kernel_size: int) -> None:
+    packed = torch.stack(make(), 3)
     q, k, v = packed.unbind(3)
-    before = torch.cuda.memory_allocated()
-    out = na2d(q, k, v, 7)
-    assert torch.cuda.memory_allocated() - before <= out.nbytes + 512
-    assert torch.equal(out, na2d(q.contiguous(), k.contiguous(), v.contiguous(), 7))
+    for _ in range(2):
+        before = torch.cuda.memory_allocated()
+        out = na2d(q, k, v, kernel_size)
+        assert torch.cuda.memory_allocated() - before <= out.nbytes + 512
+        again = na2d(q.contiguous(), k.contiguous(), v.contiguous(), kernel_size)
+        assert torch.equal(out, again)
+        del out, again
 
 
 def test_rows_that_no_kernel_can_step_through_are_copied() -> None:
@@ -230,11 +234,28 @@ def test_each_gpu_runs_its_own_tensors(make: Any, kernel_size: int) -> None:
         na2d(q, k.cpu(), v, 7)
 
 
-def test_compiled_code_runs_the_same_kernels() -> None:
-    leaves = [t.requires_grad_() for t in tensors()]
+@SHAPES
+def test_the_operator_keeps_its_promises(make: Any, kernel_size: int) -> None:
+    leaves = [t.requires_grad_() for t in make()]
+    options = CallOptions.of(2, kernel_size, deterministic=True)
+    torch.library.opcheck(ops.attention, (*leaves, None, *options), rtol=1e-2, atol=1e-2)
+
+
+@SHAPES
+def test_vmap(make: Any, kernel_size: int) -> None:
+    q, k, v = make()
+    many = torch.stack([v, 2 * v])
+    found = torch.vmap(lambda v: na2d(q, k, v, kernel_size))(many)
+    expected = na2d(q, k, v, kernel_size)
+    torch.testing.assert_close(found, torch.stack([expected, 2 * expected]))
+
+
+@SHAPES
+def test_compiled_code_runs_the_same_kernels(make: Any, kernel_size: int) -> None:
+    leaves = [t.requires_grad_() for t in make()]
 
     def loss(q: Any, k: Any, v: Any) -> Any:
-        return na2d(q * 2, k, v, 7).float().square().sum()
+        return na2d(q * 2, k, v, kernel_size).float().square().sum()
 
     compiled = torch.compile(loss, fullgraph=True)
     found = torch.autograd.grad(compiled(*leaves), leaves)
