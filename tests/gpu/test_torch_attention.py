@@ -246,8 +246,9 @@ def test_vmap(make: Any, kernel_size: int) -> None:
     q, k, v = make()
     many = torch.stack([v, 2 * v])
     found = torch.vmap(lambda v: na2d(q, k, v, kernel_size))(many)
-    expected = na2d(q, k, v, kernel_size)
-    torch.testing.assert_close(found, torch.stack([expected, 2 * expected]))
+    # A batch of two may take other tiles, and round elsewhere.
+    expected = torch.stack([na2d(q, k, one, kernel_size) for one in many])
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)
 
 
 @SHAPES
