@@ -99,7 +99,7 @@ def _device_files() -> list[Path]:
 def _project_files() -> list[Path]:
     folders = ("cupyna", "cuda_src", "tests", "docs", ".ci")
     inside = [path for folder in folders for path in (ROOT / folder).rglob("*")]
-    made = {"__pycache__", "_build", "_cubin", "generated"}
+    made = {".git", "__pycache__", "_build", "_cubin", "generated"}
     return [
         path
         for path in [*ROOT.iterdir(), *inside]

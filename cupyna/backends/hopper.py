@@ -23,6 +23,7 @@ class CudaHopper:
 
     name = "cuda-hopper"
     method: Method = "fused"
+    is_recordable = True
 
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec

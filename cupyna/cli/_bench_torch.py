@@ -45,11 +45,11 @@ def models(
         list[str] | None, typer.Option(help="Model to measure. Repeat it for several.")
     ] = None,
     method: Annotated[
+        list[str] | None, typer.Option(help="naive, gemm or fused. Default: every method.")
+    ] = None,
+    peer: Annotated[
         list[str] | None,
-        typer.Option(
-            help="naive, gemm, fused, natten, natten-naive=FOLDER or natten-gemm=FOLDER. "
-            "Default: the first four, where they run."
-        ),
+        typer.Option(help="natten, natten-naive=FOLDER or natten-gemm=FOLDER."),
     ] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="Default: float16 and float32.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images of a step.")] = 128,
@@ -61,21 +61,23 @@ def models(
 ) -> None:
     """Time NAT and DiNAT in images per second, with each method."""
     from cupyna.problem import METHODS
-    from cupyna.profiling.models import PEERS, Plan, markdown, measure
+    from cupyna.profiling.models import Plan, markdown, measure
+    from cupyna.profiling.peers.layers import PEERS
     from cupyna.torch.models import LAYOUTS
 
-    unknown = set(model or ()) - set(LAYOUTS)
-    if unknown:
-        raise typer.BadParameter(f"--model {min(unknown)} is not one of {', '.join(LAYOUTS)}")
-    for name in method or ():
-        if name.partition("=")[0] not in (*METHODS, *PEERS):
-            known = ", ".join((*METHODS, *PEERS))
-            raise typer.BadParameter(f"--method {name} is not one of {known}")
+    peers = [name.partition("=")[0] for name in peer or ()]
+    for option, given, known in (
+        ("model", model, LAYOUTS), ("method", method, METHODS), ("peer", peers, PEERS),
+    ):  # fmt: skip
+        for name in given or ():
+            if name not in known:
+                raise typer.BadParameter(f"--{option} {name} is not one of {', '.join(known)}")
     if device.startswith("cuda"):
         _need_gpu()
     plan = Plan(
         models=model or list(LAYOUTS),
-        methods=method or [*METHODS, "natten"],
+        methods=method or list(METHODS),
+        peers=peer or [],
         dtypes=dtype or ["float16", "float32"],
         batch=batch,
         rounds=rounds,

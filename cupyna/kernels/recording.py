@@ -2,15 +2,16 @@
 
 What a call launches depends on shapes, layouts and options; only addresses change from one call to
 the next. So a call is made twice on made-up addresses with its launches kept back, and every word
-of the parameters that follows an address is found by comparison. Repeating it costs those words
-and the launches.
+of the parameters that follows an address is found by comparison, and so is the array that each
+descriptor of boxes belongs to. Repeating it costs those words, those descriptors and the launches.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from cupy.cuda.runtime import getDevice
 
 from cupyna.arrays.device_array import DeviceArray
 
+from .hopper import tensor_map
 from .launch import Stream, launches_kept_back
 from .loader import Kernel
 
@@ -29,6 +31,7 @@ __all__ = ["Recording", "record", "words_of"]
 _SPACING = 1 << 40
 _PLACES = (1 << 45, (1 << 45) + 7 * (1 << 36))
 _ALIGNMENT = 512
+_WORD_BYTES = 8
 
 Arrays = Mapping[str, DeviceArray]
 Empty = Callable[[tuple[int, ...], str], DeviceArray]
@@ -41,25 +44,39 @@ class _Kept:
     block: tuple[int, ...]
     smem_bytes: int
     words: np.ndarray[Any, Any]
+    maps: tuple[int, ...]  # words where descriptors begin
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Patches:
+    """What follows an address: words as (word, array, distance), descriptors as (word, array)."""
+
+    words: list[tuple[int, int, int]]
+    maps: list[tuple[int, int]]
 
 
 class _Launch:
     """One launch with parameters of its own, in which addresses are replaced."""
 
-    __slots__ = ("_arguments", "_block", "_function", "_grid", "_memory", "_patches", "_smem_bytes")
+    __slots__ = (
+        "_arguments", "_block", "_function", "_grid", "_maps", "_memory", "_patches", "_smem_bytes",
+    )  # fmt: skip
 
-    def __init__(self, kept: _Kept, patches: Sequence[tuple[int, int, int]]) -> None:
-        words = kept.words.copy()
+    def __init__(self, kept: _Kept, patches: _Patches) -> None:
+        words = _aligned(kept.words)
         self._function = kept.kernel.function
         self._grid, self._block, self._smem_bytes = kept.grid, kept.block, kept.smem_bytes
         self._memory = words.data  # a word set through it costs half of NumPy's
         self._arguments = (CPointer(words.ctypes.data),)
-        self._patches = tuple(patches)
+        self._patches = tuple(patches.words)
+        self._maps = tuple((words[word:].ctypes.data, array) for word, array in patches.maps)
 
     def __call__(self, addresses: Sequence[int], stream: Stream) -> None:
         memory = self._memory
         for word, array, offset in self._patches:
             memory[word] = addresses[array] + offset
+        for place, array in self._maps:
+            tensor_map.replace_address(place, addresses[array])
         self._function(self._grid, self._block, self._arguments, self._smem_bytes, stream)
 
 
@@ -143,7 +160,7 @@ def record(arrays: Arrays, device: int, call: Callable[[Arrays, Empty], None]) -
     launches = []
     for one, other in zip(kept, second[1], strict=True):
         same = (one.kernel, one.grid, one.block) == (other.kernel, other.grid, other.block)
-        patches = _patches(one.words, other.words, len(names) + len(sizes)) if same else None
+        patches = _patches(one, other, len(names) + len(sizes)) if same else None
         if patches is None:
             return None
         launches.append(_Launch(one, patches))
@@ -161,7 +178,8 @@ def _keep_back(
         kernel: Kernel, grid: tuple[int, ...], block: tuple[int, ...], smem_bytes: int,
         params: np.ndarray[Any, Any],
     ) -> None:  # fmt: skip
-        kept.append(_Kept(kernel, grid, block, smem_bytes, words_of(params)))
+        maps = tuple(_maps(params.dtype))
+        kept.append(_Kept(kernel, grid, block, smem_bytes, words_of(params), maps))
 
     def empty(shape: tuple[int, ...], dtype: str) -> DeviceArray:
         address = place + (len(arrays) + len(sizes)) * _SPACING
@@ -193,18 +211,57 @@ def _copy_fields(source: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> 
         _copy_fields(source[name], target[name])
 
 
-def _patches(
-    one: np.ndarray[Any, Any], other: np.ndarray[Any, Any], count: int
-) -> list[tuple[int, int, int]] | None:
-    """Words that follow an address: where, whose, and how far behind it."""
-    if len(one) != len(other):
+def _aligned(words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A copy, placed so that the driver may change the descriptors in it."""
+    step = words.itemsize
+    spare = np.empty(len(words) + tensor_map.ALIGNMENT // step, words.dtype)
+    start = -spare.ctypes.data % tensor_map.ALIGNMENT // step
+    copy = spare[start : start + len(words)]
+    copy[:] = words
+    return copy
+
+
+def _maps(dtype: np.dtype[Any], start: int = 0) -> Iterator[int]:
+    """The words of a struct at which descriptors begin."""
+    element, shape = dtype.subdtype or (dtype, ())
+    for i in range(math.prod(shape)):
+        place = start + i * element.itemsize
+        if element == tensor_map.TENSOR_MAP:
+            yield place // _WORD_BYTES
+        for name in element.names or ():
+            field, offset, *_ = element.fields[name]  # type: ignore[index]
+            yield from _maps(field, place + offset)
+
+
+def _patches(one: _Kept, other: _Kept, count: int) -> _Patches | None:
+    """What follows an address in a launch that was kept back twice."""
+    if len(one.words) != len(other.words):
         return None
-    patches = []
-    for word, (a, b) in enumerate(zip(one.tolist(), other.tolist(), strict=True)):
+    patches = _Patches([], [])
+    before, after = one.words.copy(), other.words.copy()
+    for word in one.maps:
+        part = slice(word, word + tensor_map.TENSOR_MAP.itemsize // _WORD_BYTES)
+        if not np.array_equal(before[part], after[part]):
+            array = _array_of(before[part], after[part], count)
+            if array is None:
+                return None
+            patches.maps.append((word, array))
+            before[part] = after[part]
+    for word, (a, b) in enumerate(zip(before.tolist(), after.tolist(), strict=True)):
         if a == b:
             continue
         array, offset = divmod(a - _PLACES[0], _SPACING)
         if not 0 <= array < count or b != _PLACES[1] + array * _SPACING + offset:
             return None
-        patches.append((word, array, offset))
+        patches.words.append((word, array, offset))
     return patches
+
+
+def _array_of(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any], count: int) -> int | None:
+    """The array that a descriptor belongs to: with its other address, it is the other one."""
+    moved = _aligned(before)
+    for array in range(count):
+        tensor_map.replace_address(moved.ctypes.data, _PLACES[1] + array * _SPACING)
+        if np.array_equal(moved, after):
+            return array
+    return None

@@ -1,24 +1,19 @@
 """Images per second of NAT and DiNAT with each method, as the method's own paper measured them.
 
 The paper is "Faster Neighborhood Attention" (NeurIPS 2024), Tables 5, 6 and 8. A model is the same
-for all methods but for its attention, and its answers are compared before times count. Inference is
-timed as a CUDA graph, training as the loop that anyone would write.
+for all methods but for its attention, and its answers, or in training its gradients, are compared
+before times count. Inference is timed as a CUDA graph, training as a loop that anyone would write.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
-__all__ = ["PEERS", "ModelTimes", "Plan", "markdown", "measure"]
-
-# Methods beside our own: the installed NATTEN, and 0.17.5's unfused kernels from a folder.
-PEERS = ("natten", "natten-naive", "natten-gemm")
+__all__ = ["ModelTimes", "Plan", "gains", "markdown", "measure"]
 
 # Kernels that add in half precision err more; the file of results has every error.
 _PEER_SLACK = 20
@@ -29,6 +24,12 @@ _SAMPLE_MS = 150.0
 # Images whose answers are compared.
 _CHECKED = 2
 
+# What a layer makes queries, keys and values with.
+_PROJECTION = "attn.qkv.weight"
+
+# Keeps the gradients of a checked step in the range of half precision.
+_LOSS_SCALE = 1024.0
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -37,8 +38,8 @@ class Plan:
     Parameters
     ----------
     models, methods, dtypes : sequence of str
-        Methods may also be ``"natten"``, ``"natten-naive=FOLDER"`` or ``"natten-gemm=FOLDER"``;
-        the latter two do no training.
+    peers : sequence of str
+        Other libraries: ``"natten"``, ``"natten-naive=FOLDER"`` or ``"natten-gemm=FOLDER"``.
     batch, rounds : int
         Images of a step; samples of each method, interleaved.
     training : bool
@@ -50,6 +51,7 @@ class Plan:
     models: Sequence[str]
     methods: Sequence[str]
     dtypes: Sequence[str]
+    peers: Sequence[str] = ()
     batch: int = 128
     rounds: int = 5
     training: bool = False
@@ -58,7 +60,10 @@ class Plan:
 
 @dataclass(slots=True)
 class ModelTimes:
-    """One model in one dtype: images per second by method, or why there are none."""
+    """One model in one dtype: images per second by method or peer, or why there are none.
+
+    A peer that is `wrong` is further from exact results than rounding explains.
+    """
 
     model: str
     dtype: str
@@ -66,13 +71,8 @@ class ModelTimes:
     training: bool
     images_per_s: dict[str, float] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
     refusals: dict[str, str] = field(default_factory=dict)
-
-    def gain(self, method: str, over: str) -> float | None:
-        """By how much `method` is faster, in percent."""
-        if method not in self.images_per_s or over not in self.images_per_s:
-            return None
-        return 100 * (self.images_per_s[method] / self.images_per_s[over] - 1)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -82,6 +82,7 @@ class ModelTimes:
             "what": "training step" if self.training else "inference",
             "images_per_s": {name: round(rate, 1) for name, rate in self.images_per_s.items()},
             "errors": {name: float(f"{error:.2e}") for name, error in self.errors.items()},
+            "wrong": self.wrong,
             "refusals": self.refusals,
         }
 
@@ -94,15 +95,8 @@ def measure(plan: Plan) -> Iterator[ModelTimes]:
     RuntimeError
         If a method's answers are further from exact ones than rounding explains.
     """
-    import torch
-
-    from ..torch import models
-
     for name in plan.models:
-        torch.manual_seed(0)
-        with torch.device(plan.device):
-            # A bias is left out, as in the paper's tables of training; the peer has none.
-            model = models.NAT(models.LAYOUTS[name], rpb=False)
+        model = _model(name, plan.device)
         make = _training_step if plan.training else _inference
         for dtype in plan.dtypes:
             times = ModelTimes(name, dtype, plan.batch, plan.training)
@@ -113,6 +107,15 @@ def measure(plan: Plan) -> Iterator[ModelTimes]:
             yield times
 
 
+def gains(rows: Sequence[Mapping[str, Any]], method: str, over: str) -> list[float]:
+    """By how much a method is faster than another in each model that has both, in percent."""
+    return [
+        100 * (row["images_per_s"][method] / row["images_per_s"][over] - 1)
+        for row in rows
+        if {method, over} <= set(row["images_per_s"])
+    ]
+
+
 def markdown(document: Mapping[str, Any]) -> str:
     """Tables in the form of the paper's, from a file of `cupyna bench models --out`."""
     found = document["measurements"]
@@ -120,68 +123,61 @@ def markdown(document: Mapping[str, Any]) -> str:
     for what, dtype in dict.fromkeys((one["what"], one["dtype"]) for one in found):
         rows = [one for one in found if (one["what"], one["dtype"]) == (what, dtype)]
         names = list(dict.fromkeys(name for row in rows for name in row["images_per_s"]))
-        others = [name for name in names if name != "fused"]
         lines += [
-            f"Images per second, {what}, {dtype}. In brackets: what fused gains.",
+            f"Images per second, {what}, {dtype}. In brackets: what fused gains; * is wrong.",
             "",
             f"| model | batch | {' | '.join(names)} |",
             "|" + "---|" * (len(names) + 2),
         ]
         for row in rows:
-            rates = row["images_per_s"]
-            cells = []
-            for name in names:
-                cell = f"{rates[name]:.0f}" if name in rates else "-"
-                if name in others and name in rates and "fused" in rates:
-                    cell += f" ({100 * (rates['fused'] / rates[name] - 1):+.0f} %)"
-                cells.append(cell)
+            cells = [_cell(row, name) for name in names]
             lines.append(f"| {row['model']} | {row['batch']} | {' | '.join(cells)} |")
+        others = {name: gains(rows, "fused", name) for name in names if name != "fused"}
+        if any(others.values()):
+            means = [f"{statistics.mean(all_):+.0f} %" if all_ else "" for all_ in others.values()]
+            by_name = dict(zip(others, means, strict=True))
+            cells = [by_name.get(name, "") for name in names]
+            lines.append(f"| mean gain | | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 
 
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    if name not in row["images_per_s"]:
+        return "-"
+    cell = f"{row['images_per_s'][name]:.0f}" + "*" * (name in row.get("wrong", ()))
+    gained = gains([row], "fused", name) if name != "fused" else []
+    return cell + "".join(f" ({gain:+.0f} %)" for gain in gained)
+
+
+def _model(name: str, device: str) -> Any:
+    """A model that is as sensitive to attention as a trained one."""
+    import torch
+
+    from ..torch import models
+
+    torch.manual_seed(0)
+    layout = models.LAYOUTS[name]
+    if layout.layer_scale is not None:
+        layout = replace(layout, layer_scale=1.0)
+    with torch.device(device):
+        # A bias is left out, as in the paper's tables of training; the peers have none.
+        model = models.NAT(layout, rpb=False)
+    for parameter, weights in model.named_parameters():
+        if parameter.endswith(_PROJECTION):
+            # Scores of order one: in a new model they are so small that all weights are alike.
+            torch.nn.init.normal_(weights, std=weights.shape[1] ** -0.5)
+    return model
+
+
 def _use(model: Any, method: str) -> None:
     from ..torch import neighborhood_attention
+    from .peers.layers import PEERS, attend_by
 
-    name, _, folder = method.partition("=")
-    if name == "natten":
-        model.use(attend=_natten(), method="auto")
-    elif name in PEERS:
-        model.use(attend=_unfused(Path(folder), name.removeprefix("natten-")), method="auto")
+    if method.partition("=")[0] in PEERS:
+        model.use(attend=attend_by(method), method="auto")
     else:
         model.use(attend=neighborhood_attention, method=method)
-
-
-@cache
-def _natten() -> Callable[..., Any]:
-    import natten
-
-    if not natten.HAS_LIBNATTEN:
-        raise ImportError(f"natten {natten.__version__} is installed without its kernels")
-
-    def attend(q: Any, k: Any, v: Any, kernel_size: Any, **options: Any) -> Any:
-        return natten.na2d(
-            q, k, v, kernel_size, dilation=options["dilation"], scale=options["scale"]
-        )
-
-    return attend
-
-
-@cache
-def _unfused(folder: Path, method: str) -> Callable[..., Any]:
-    from .peers.unfused import Unfused
-
-    api = Unfused(folder, method).api
-
-    def attend(q: Any, k: Any, v: Any, kernel_size: Any, **options: Any) -> Any:
-        # Its modules make heads the second axis, too.
-        by_head = (tensor.movedim(-2, 1).contiguous() for tensor in (q, k, v))
-        out = api.attention(
-            *by_head, kernel_size, dilation=options["dilation"], scale=options["scale"], impl=method
-        )
-        return out.movedim(1, -2)
-
-    return attend
 
 
 def _images(model: Any, batch: int, device: str) -> Any:
@@ -196,39 +192,70 @@ def _checked(model: Any, plan: Plan, dtype: str, times: ModelTimes) -> dict[str,
     import torch
 
     images = _images(model, _CHECKED, plan.device)
+    results = _gradients if plan.training else _answers
     model.eval()
-    with torch.no_grad():
-        _use(model, "naive")
-        exact = model.double()(images.double())
-        model.float()
-    largest = float(exact.abs().max())
+    _use(model, "naive")
+    exact = results(model.double(), images.double(), "float64")
+    model.float()
 
     def error(method: str) -> float:
         _use(model, method)
-        with torch.no_grad():
-            answers = _cast(model, dtype)(images.to(getattr(torch, dtype)))
-        model.float()
-        return float((answers.double() - exact).abs().max()) / largest
+        try:
+            found = results(model, images, dtype)
+        finally:
+            model.float()
+        return max(map(_distance, found, exact))
 
     # Rounding through all layers cannot be counted: what naive kernels make of it is the measure.
     allowed = 2 * error("naive") + 4 * torch.finfo(getattr(torch, dtype)).eps
     methods = {}
-    for method in plan.methods:
-        name = method.partition("=")[0]
-        if plan.training and name in PEERS[1:]:
-            times.refusals[name] = "is measured in inference alone"
-            continue
+    for method in (*plan.methods, *plan.peers):
+        name, is_peer = method.partition("=")[0], method in plan.peers
+        refusals = (ImportError, OSError, RuntimeError, ValueError) if is_peer else ValueError
         try:
             times.errors[name] = error(method)
-        except (ImportError, OSError, ValueError, NotImplementedError) as refusal:
-            model.float()
+        except refusals as refusal:
             times.refusals[name] = str(refusal)
             continue
-        if not times.errors[name] <= allowed * (_PEER_SLACK if name in PEERS else 1):
+        methods[name] = method
+        if times.errors[name] <= allowed * (_PEER_SLACK if is_peer else 1):
+            continue
+        if not is_peer:
             found = f"errs by {times.errors[name]:.2e}, allowed {allowed:.2e}"
             raise RuntimeError(f"{name} {found} in {times.model}, {dtype}")
-        methods[name] = method
+        times.wrong.append(name)
     return methods
+
+
+def _distance(found: Any, exact: Any) -> float:
+    return float((found.double() - exact).norm() / exact.norm())
+
+
+def _answers(model: Any, images: Any, dtype: str) -> list[Any]:
+    """Scores of the classes."""
+    import torch
+
+    with torch.no_grad():
+        return [_cast(model, dtype)(images.to(getattr(torch, dtype)))]
+
+
+def _gradients(model: Any, images: Any, dtype: str) -> list[Any]:
+    """Gradients of every layer's projection to queries, keys and values, as training has them."""
+    import torch
+
+    weights = [one for name, one in model.named_parameters() if name.endswith(_PROJECTION)]
+    with _autocast(images.device.type, dtype):
+        labels = torch.arange(len(images), device=images.device)
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+    found = torch.autograd.grad(loss * _LOSS_SCALE, weights)
+    return [part.double() / _LOSS_SCALE for gradient in found for part in gradient.chunk(3)]
+
+
+def _autocast(device: str, dtype: str) -> Any:
+    import torch
+
+    halves = ("float16", "bfloat16")
+    return torch.autocast(device, getattr(torch, dtype), enabled=dtype in halves)
 
 
 def _cast(model: Any, dtype: str) -> Any:
@@ -267,9 +294,10 @@ def _training_step(model: Any, method: str, dtype: str, images: Any) -> Callable
     model.float().train()
     kind = images.device.type
     labels = torch.randint(1000, (len(images),), device=images.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    # A rate of zero costs what any does, and all methods time the same weights.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
     scaler = torch.amp.GradScaler(kind, enabled=dtype == "float16")
-    cast = torch.autocast(kind, getattr(torch, dtype), enabled=dtype != "float32")
+    cast = _autocast(kind, dtype)
 
     def step() -> None:
         _use(model, method)

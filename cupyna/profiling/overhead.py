@@ -1,4 +1,4 @@
-"""Host time of a small call from torch, whole and in parts: what bounds a model of small layers.
+"""Host time of a call from torch, whole and in parts: what bounds a model of small layers.
 
 Times are of the Python side alone. Calls are queued in short runs, and the GPU catches up between
 them outside the measurement, so a full queue never makes the host wait.
@@ -14,8 +14,9 @@ from typing import Any
 
 __all__ = ["Overhead", "measure"]
 
-_SHAPE = (1, 16, 16, 4, 64)
-_KERNEL_SIZE = 7
+# Shapes and windows: one that the portable kernels serve anywhere, and one that Hopper's do.
+_SMALL = (1, 16, 16, 4, 64), 7
+_LARGE = (1, 64, 64, 16, 128), 31
 _CALLS = 100
 
 Part = Callable[[], Any]
@@ -55,44 +56,56 @@ def measure(rounds: int = 15) -> Overhead:
     rounds : int, optional
         Runs of 100 calls; the median counts.
     """
-    import torch
-
-    q, k, v = torch.randn(3, *_SHAPE, device="cuda", dtype=torch.float16)
-    leaf = q.clone().requires_grad_()
+    small, large = (_inputs(*shape) for shape in (_SMALL, _LARGE))
+    calls = [_calls(*inputs) for inputs in (small, large)]
     groups = (
-        _calls(q, k, v, leaf),
-        _parts(q, k, v),
-        {**_others(q, k, v), **_peer(q, k, v, leaf)},
+        calls[0] | calls[1],
+        _parts(*small),
+        {**_others(*small), **_peer(*small)},
     )
     times = [{name: _time_us(part, rounds) for name, part in group.items()} for group in groups]
     return Overhead(*times)
 
 
-def _calls(q: Any, k: Any, v: Any, leaf: Any) -> dict[str, Part]:
+def _inputs(shape: tuple[int, ...], kernel_size: int) -> tuple[Any, ...]:
     import torch
 
-    from .. import ranked
-    from ..torch import na2d, ops
+    q, k, v = torch.randn(3, *shape, device="cuda", dtype=torch.float16)
+    return q, k, v, q.clone().requires_grad_(), kernel_size
+
+
+def _calls(q: Any, k: Any, v: Any, leaf: Any, kernel_size: int) -> dict[str, Part]:
+    import torch
+
+    from .. import explain, ranked
+    from ..torch import direct, na2d, ops
     from ..torch.options import CallOptions
 
-    out, options = na2d(leaf, k, v, _KERNEL_SIZE), CallOptions.of(2, _KERNEL_SIZE)
+    chosen = explain(q, k, v, kernel_size).selected
+    name = f"na2d on {'x'.join(map(str, q.shape[1:3]))} by {chosen.name if chosen else 'none'}"
+    options = CallOptions.of(2, kernel_size)
+    out, lse = na2d(leaf, k, v, kernel_size, return_lse=True)
     dout = torch.ones_like(out)
+    saved = (q, k, v, None, out.detach(), lse.detach())
     return {
-        "cupyna.torch.na2d, no gradient": lambda: na2d(q, k, v, _KERNEL_SIZE),
-        "cupyna.torch.na2d, gradient recorded": lambda: na2d(leaf, k, v, _KERNEL_SIZE),
-        "its backward": lambda: torch.autograd.grad(out, leaf, dout, retain_graph=True),
-        "torch.ops.cupyna.attention": lambda: ops.attention(q, k, v, None, *options),
-        "cupyna.na2d, the general way": lambda: ranked.na2d(q, k, v, _KERNEL_SIZE),
+        f"{name}, no gradient": lambda: na2d(q, k, v, kernel_size),
+        f"{name}, gradient recorded": lambda: na2d(leaf, k, v, kernel_size),
+        f"{name}, backward": lambda: torch.autograd.grad(out, leaf, dout, retain_graph=True),
+        f"{name}, backward without autograd": lambda: direct.attend_backward(
+            dout, None, *saved, options
+        ),
+        f"{name}, torch.ops.cupyna.attention": lambda: ops.attention(q, k, v, None, *options),
+        f"{name}, the general way": lambda: ranked.na2d(q, k, v, kernel_size),
     }
 
 
-def _parts(q: Any, k: Any, v: Any) -> dict[str, Part]:
+def _parts(q: Any, k: Any, v: Any, leaf: Any, kernel_size: int) -> dict[str, Part]:
     import torch
 
     from ..torch import direct
     from ..torch.options import CallOptions
 
-    options = CallOptions.of(2, _KERNEL_SIZE)
+    options = CallOptions.of(2, kernel_size)
     direct.attend(q, k, v, None, options, False)
     entry = direct.entry_of((q, k, v), options, False)
     if entry is None or entry.prepared is None:
@@ -107,7 +120,7 @@ def _parts(q: Any, k: Any, v: Any) -> dict[str, Part]:
         return [torch.empty(s, dtype=d, device=q.device) for s, d in prepared.results]
 
     return {
-        "options": lambda: CallOptions.of(2, _KERNEL_SIZE),
+        "options": lambda: CallOptions.of(2, kernel_size),
         "plain tensors?": lambda: direct.is_plain(q, k, v, None),
         "layout looked up": lambda: direct.entry_of((q, k, v), options, False),
         "results allocated": results,
@@ -117,7 +130,7 @@ def _parts(q: Any, k: Any, v: Any) -> dict[str, Part]:
     }
 
 
-def _others(q: Any, k: Any, v: Any) -> dict[str, Part]:
+def _others(q: Any, k: Any, v: Any, *rest: Any) -> dict[str, Part]:
     import torch
 
     attend = torch.nn.functional.scaled_dot_product_attention
@@ -130,7 +143,7 @@ def _others(q: Any, k: Any, v: Any) -> dict[str, Part]:
     return {"torch.add": lambda: torch.add(q, k), "torch's dense attention": dense}
 
 
-def _peer(q: Any, k: Any, v: Any, leaf: Any) -> dict[str, Part]:
+def _peer(q: Any, k: Any, v: Any, leaf: Any, kernel_size: int) -> dict[str, Part]:
     try:
         import natten
     except ImportError:
@@ -139,8 +152,8 @@ def _peer(q: Any, k: Any, v: Any, leaf: Any) -> dict[str, Part]:
         return {}
     name = f"NATTEN {natten.__version__} na2d"
     return {
-        f"{name}, no gradient": lambda: natten.na2d(q, k, v, _KERNEL_SIZE),
-        f"{name}, gradient recorded": lambda: natten.na2d(leaf, k, v, _KERNEL_SIZE),
+        f"{name}, no gradient": lambda: natten.na2d(q, k, v, kernel_size),
+        f"{name}, gradient recorded": lambda: natten.na2d(leaf, k, v, kernel_size),
     }
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
+from cupyna import explain  # noqa: E402
 from cupyna.problem import Problem  # noqa: E402
 from cupyna.testing import (  # noqa: E402
     Inputs,
@@ -22,7 +23,7 @@ from cupyna.testing import (  # noqa: E402
     inputs,
     problems,
 )
-from cupyna.torch import direct, na2d, neighborhood_attention  # noqa: E402
+from cupyna.torch import direct, na2d, neighborhood_attention, ops  # noqa: E402
 from cupyna.torch.options import CallOptions  # noqa: E402
 
 from .libraries import get, put  # noqa: E402
@@ -107,24 +108,42 @@ def tensors(**options: Any) -> list[Any]:
     return [torch.randn(2, 20, 18, 4, 32, **options) for _ in range(3)]
 
 
+def large_tensors() -> list[Any]:
+    """What boxes and warpgroups serve where there are any."""
+    return [torch.randn(1, 64, 64, 16, 128, dtype=torch.float16, device="cuda") for _ in range(3)]
+
+
+SHAPES = pytest.mark.parametrize(
+    ("make", "kernel_size"), [(tensors, 7), (large_tensors, 31)], ids=["small", "large"]
+)
+
+
 def entry(q: Any, k: Any, v: Any, kernel_size: int) -> Any:
     return direct.entry_of((q, k, v), CallOptions.of(2, kernel_size), False)
 
 
-def test_calls_are_recorded() -> None:
-    q, k, v = tensors()
-    for kernel_size in (5, 7):
-        na2d(q, k, v, kernel_size)
-        assert entry(q, k, v, kernel_size).prepared is not None
+@SHAPES
+def test_calls_are_recorded(make: Any, kernel_size: int) -> None:
+    q, k, v = make()
+    for size in (kernel_size - 2, kernel_size):
+        na2d(q, k, v, size)
+        assert entry(q, k, v, size).prepared is not None
+    backend = explain(q, k, v, kernel_size).selected.name
+    is_hopper = torch.cuda.get_device_capability() == (9, 0)
+    assert (backend == "cuda-hopper") == (is_hopper and make is large_tensors)
 
 
-def test_packed_projections_are_read_in_place() -> None:
-    packed = torch.randn(2, 20, 18, 3, 4, 32, dtype=torch.float16, device="cuda")
+@SHAPES
+def test_packed_projections_are_read_in_place(make: Any, kernel_size: int) -> None:
+    packed = torch.stack(make(), 3)
     q, k, v = packed.unbind(3)
-    before = torch.cuda.memory_allocated()
-    out = na2d(q, k, v, 7)
-    assert torch.cuda.memory_allocated() - before <= out.nbytes + 512
-    assert torch.equal(out, na2d(q.contiguous(), k.contiguous(), v.contiguous(), 7))
+    for _ in range(2):
+        before = torch.cuda.memory_allocated()
+        out = na2d(q, k, v, kernel_size)
+        assert torch.cuda.memory_allocated() - before <= out.nbytes + 512
+        again = na2d(q.contiguous(), k.contiguous(), v.contiguous(), kernel_size)
+        assert torch.equal(out, again)
+        del out, again
 
 
 def test_rows_that_no_kernel_can_step_through_are_copied() -> None:
@@ -139,29 +158,31 @@ def test_rows_that_no_kernel_can_step_through_are_copied() -> None:
         assert torch.equal(na2d(q, shifted, v, 7), na2d(q, q, v, 7))
 
 
-def test_work_goes_to_the_current_stream() -> None:
-    q, k, v = tensors()
-    expected = na2d(q, k, v, 7)
+@SHAPES
+def test_work_goes_to_the_current_stream(make: Any, kernel_size: int) -> None:
+    q, k, v = make()
+    expected = na2d(q, k, v, kernel_size)
     stream = torch.cuda.Stream()
     late = torch.zeros_like(q)
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(20_000_000)
         late.copy_(q)
-        out = na2d(late, k, v, 7)
+        out = na2d(late, k, v, kernel_size)
     stream.synchronize()
     assert torch.equal(out, expected)
 
 
+@SHAPES
 @pytest.mark.parametrize("method", ["auto", "naive"])
-def test_cuda_graphs(method: str) -> None:
+def test_cuda_graphs(method: str, make: Any, kernel_size: int) -> None:
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        leaves = [t.requires_grad_() for t in tensors()]
+        leaves = [t.requires_grad_() for t in make()]
         dout = torch.randn_like(leaves[0])
 
         def step() -> Any:
-            out = na2d(*leaves, 7, method=method)
+            out = na2d(*leaves, kernel_size, method=method)
             return out, *torch.autograd.grad(out, leaves, dout)
 
         step()  # loads kernels, which cannot be captured
@@ -177,17 +198,18 @@ def test_cuda_graphs(method: str) -> None:
     stream.synchronize()
 
 
-def test_threads_share_recordings() -> None:
-    q, k, v = tensors()
+@SHAPES
+def test_threads_share_recordings(make: Any, kernel_size: int) -> None:
+    q, k, v = make()
     many = [torch.randn_like(q) for _ in range(8)]
-    expected = [na2d(one, k, v, 7) for one in many]
+    expected = [na2d(one, k, v, kernel_size) for one in many]
     wrong: list[int] = []
 
     def work(i: int) -> None:
         with torch.cuda.stream(torch.cuda.Stream()):
             torch.cuda.current_stream().wait_stream(torch.cuda.default_stream())
             for _ in range(50):
-                out = na2d(many[i], k, v, 7)
+                out = na2d(many[i], k, v, kernel_size)
             torch.cuda.current_stream().synchronize()
         if not torch.equal(out, expected[i]):
             wrong.append(i)
@@ -200,22 +222,41 @@ def test_threads_share_recordings() -> None:
     assert wrong == []
 
 
-def test_each_gpu_runs_its_own_tensors() -> None:
-    q, k, v = tensors()
-    expected = na2d(q, k, v, 7)
+@SHAPES
+def test_each_gpu_runs_its_own_tensors(make: Any, kernel_size: int) -> None:
+    q, k, v = make()
+    expected = na2d(q, k, v, kernel_size)
     for index in range(torch.cuda.device_count()):
-        out = na2d(*(t.to(f"cuda:{index}") for t in (q, k, v)), 7)
+        out = na2d(*(t.to(f"cuda:{index}") for t in (q, k, v)), kernel_size)
         assert out.device.index == index
         torch.testing.assert_close(out.to(q.device), expected)
     with pytest.raises(ValueError, match="k must be on cuda:0 like q"):
         na2d(q, k.cpu(), v, 7)
 
 
-def test_compiled_code_runs_the_same_kernels() -> None:
-    leaves = [t.requires_grad_() for t in tensors()]
+@SHAPES
+def test_the_operator_keeps_its_promises(make: Any, kernel_size: int) -> None:
+    leaves = [t.requires_grad_() for t in make()]
+    options = CallOptions.of(2, kernel_size, deterministic=True)
+    torch.library.opcheck(ops.attention, (*leaves, None, *options), rtol=1e-2, atol=1e-2)
+
+
+@SHAPES
+def test_vmap(make: Any, kernel_size: int) -> None:
+    q, k, v = make()
+    many = torch.stack([v, 2 * v])
+    found = torch.vmap(lambda v: na2d(q, k, v, kernel_size))(many)
+    # A batch of two may take other tiles, and round elsewhere.
+    expected = torch.stack([na2d(q, k, one, kernel_size) for one in many])
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)
+
+
+@SHAPES
+def test_compiled_code_runs_the_same_kernels(make: Any, kernel_size: int) -> None:
+    leaves = [t.requires_grad_() for t in make()]
 
     def loss(q: Any, k: Any, v: Any) -> Any:
-        return na2d(q * 2, k, v, 7).float().square().sum()
+        return na2d(q * 2, k, v, kernel_size).float().square().sum()
 
     compiled = torch.compile(loss, fullgraph=True)
     found = torch.autograd.grad(compiled(*leaves), leaves)
@@ -261,5 +302,8 @@ def test_the_host_spends_little_on_a_call() -> None:
     from cupyna.profiling.overhead import measure
 
     calls = measure().calls
-    assert calls["cupyna.torch.na2d, no gradient"] <= 25
-    assert calls["cupyna.torch.na2d, gradient recorded"] <= 45
+    shapes = {name.partition(",")[0] for name in calls}
+    assert len(shapes) == 2
+    for shape in shapes:
+        assert calls[f"{shape}, no gradient"] <= 25
+        assert calls[f"{shape}, gradient recorded"] <= 45

@@ -14,7 +14,14 @@ pytestmark = [pytest.mark.gpu, pytest.mark.torch, pytest.mark.slow]
 
 @pytest.mark.parametrize(
     ("method", "dtype"),
-    [("naive", "float32"), ("auto", "float32"), ("fused", "float16"), ("fused", "bfloat16")],
+    [
+        ("naive", "float32"),
+        ("gemm", "float32"),
+        ("fused", "float32"),
+        ("gemm", "float16"),
+        ("fused", "float16"),
+        ("fused", "bfloat16"),
+    ],
 )
 def test_a_small_nat_learns_the_digits(method: str, dtype: str) -> None:
     assert train(method, "cuda", dtype).accuracy >= 0.95

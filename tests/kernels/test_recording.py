@@ -20,9 +20,10 @@ from cupyna.testing import problems
 cupy = pytest.importorskip("cupy")
 recording = pytest.importorskip("cupyna.kernels.recording")
 
-from cupyna import arguments, operations, plans  # noqa: E402
+from cupyna import arguments, dispatch, operations, plans  # noqa: E402
 from cupyna.kernels import launch as launch_module  # noqa: E402
 from cupyna.kernels.fused import tuning as fused_tuning  # noqa: E402
+from cupyna.kernels.hopper import tensor_map  # noqa: E402
 from cupyna.kernels.loader import Kernel  # noqa: E402
 
 GPU = DeviceSpec(
@@ -100,6 +101,28 @@ def functions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Functions]:
     for module in (operations, plans):
         monkeypatch.setattr(module, "device_spec", lambda device: GPU)
     yield notes
+
+
+class Driver:
+    """Descriptors that hide the address somewhere in them, as a driver's may."""
+
+    WORD, MASK = 5, 0x5A5A
+
+    def encode(self, pointer: int, dtype: str, axes: tuple[Any, ...]) -> bytes:
+        words = np.full(16, hash((dtype, axes)) & 0xFFFF, np.uint64)
+        words[self.WORD] = (pointer ^ self.MASK) << 3
+        return words.tobytes()
+
+    def replace_address(self, place: int, pointer: int) -> None:
+        assert place % 64 == 0
+        hidden = (pointer ^ self.MASK) << 3
+        ctypes.memmove(place + 8 * self.WORD, hidden.to_bytes(8, "little"), 8)
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensor_map, "_encode", Driver().encode)
+    monkeypatch.setattr(tensor_map, "replace_address", Driver().replace_address)
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +231,56 @@ def test_backward(
         functions.launches = []
 
     any_problem()
+
+
+@pytest.mark.parametrize(
+    ("spatial", "kv_heads"), [((4096,), 16), ((64, 48), 4), ((16, 16, 16), 16)]
+)
+@pytest.mark.parametrize("with_lse", [False, True])
+@pytest.mark.usefixtures("driver")
+def test_descriptors_follow_their_arrays(
+    spatial: tuple[int, ...], kv_heads: int, with_lse: bool, functions: Functions,
+    library: list[Memory],
+) -> None:  # fmt: skip
+    rank = len(spatial)
+    kernel_size = tuple(length // 2 + 3 for length in spatial)
+    problem = Problem(
+        2, spatial, 16, kv_heads, 128, 128, "float16", kernel_size,
+        (1,) * rank, (1,) * rank, (False,) * rank,
+    )  # fmt: skip
+    assert dispatch.select(problem, "forward", GPU, None).name == "cuda-hopper"
+    options = options_of(problem, "auto")
+    library[0] = memory = Memory(1 << 30)
+    plan = plans.plan_forward(forward_inputs(problem, memory), options, with_lse)
+    assert plan is not None
+    for start in (1 << 30, 5 << 40):
+        library[0] = memory = Memory(start)
+        functions.launches = []
+        inputs = forward_inputs(problem, memory)
+        operations.neighborhood_attention(**inputs, return_lse=with_lse, **keywords(options))
+        (expected,) = functions.launches
+        memory = Memory(start)
+        (found,) = repeated(plan, forward_inputs(problem, memory), memory, functions)
+        assert found == expected
+
+
+def test_a_descriptor_of_no_array_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensor_map, "replace_address", Driver().replace_address)
+    array = DeviceArray.contiguous(0, (4,), "float32", 0)
+    kernel = Kernel(None, 0, None)  # type: ignore[arg-type]
+    params = np.dtype([("one", np.uint64), ("maps", tensor_map.TENSOR_MAP, (2,))])
+
+    def recorded(address_of: Any) -> Any:
+        def call(arrays: Any, empty: Any) -> None:
+            maps = [Driver().encode(address_of(arrays["x"].pointer), "float16", ())] * 2
+            packed = np.array([(7, maps)], params)
+            launch_module.launch(kernel, (1,), (1,), 0, 0, packed)
+
+        return recording.record({"x": array}, 0, call)
+
+    assert recorded(lambda address: address) is not None
+    assert recorded(lambda address: 4096) is not None
+    assert recorded(lambda address: address + 16) is None
 
 
 def test_addresses_that_are_hidden_are_not_recorded() -> None:

@@ -109,10 +109,15 @@ def docs(tmp_path_factory) -> Path:
         ("kernels", "l1_hit_share", "l2_hit_share", "tensor_share", "warps_share", "dram_bytes",
          "l2_bytes"), 0.5,
     )  # fmt: skip
-    rates = {"naive": 100.0, "fused": 150.0, "natten": 50.0}
-    model = {"model": "dinat_mini", "dtype": "float16", "batch": 64, "images_per_s": rates}
-    models = [{**model, "what": what} for what in ("inference", "training step")]
-    (results / "models-h200.json").write_text(json.dumps({**HEAD, "measurements": models}))
+    rates = {"naive": 100.0, "fused": 150.0, "natten": 50.0, "natten-naive": 75.0}
+    model = {"model": "nat_mini", "dtype": "float16", "batch": 64, "images_per_s": rates}
+    models = [model, {**model, "model": "dinat_mini", "images_per_s": {**rates, "fused": 200.0}}]
+    for file, what in (("models", "inference"), ("training", "training step")):
+        measured = [{**model, "what": what} for model in models]
+        if what != "inference":
+            measured[0]["wrong"] = ["natten-naive"]
+        document = json.dumps({**HEAD, "measurements": measured})
+        (results / f"{file}-h200.json").write_text(document)
     times = {"calls": {"na2d": 13.27}, "parts": {"launch": 4.0}, "others": {"torch.add": 5.1}}
     (results / "overhead-h200.json").write_text(json.dumps({**HEAD, **times}))
     (results / "profile-e-h200.json").write_text(json.dumps(profile.to_json()))
@@ -181,8 +186,15 @@ def test_a_backend_that_was_held_to_stands_beside_what_the_method_chose(tmp_path
 
 def test_models_stand_beside_the_papers(docs: Path) -> None:
     text = (docs / "generated" / "models.md").read_text()
-    assert text.count("| dinat_mini | 64 | 100 | 150 (+50 %) | 50 (-50 %) |") == 2
+    assert text.count("## H200\n") == 1
+    assert "| model | batch | natten-naive | naive | fused | natten |" in text
+    assert text.count("| dinat_mini | 64 | 75 | 100 (+33 %) | 200 (+167 %) | 50 (-33 %) |") == 2
+    assert text.count("| nat_mini | 64 | 75\\* | 100 (+33 %) | 150 (+100 %) |") == 1
+    assert text.count("| **natten-naive** | 2 | +133 % | +100 % | +167 % |") == 2
+    assert text.count("| natten | 2 | +250 % | +200 % | +300 % |") == 2
     assert text.count("| dinat_mini | 128 | 2672 | 2548 (-5 %) | 3930 (+47 %) |") == 1
+    assert "| nat_mini | 1423.5 | 1067.6 (+33 %) | 711.8 (+100 %) |" in text
+    assert "| 19.4 | 20.4 (-5 %) | 16.6 (+17 %) |" in text
     assert "| na2d | 13.3 |" in text and "| launch | 4.00 |" in text
 
 

@@ -13,7 +13,7 @@ from cupyna.problem import Problem
 from ..fused.params import axis_tiles
 from ..params import ARRAY, AXES, AXIS, axis_fields, row_fields, statistic_fields
 from .heuristics import HopperChoice
-from .tensor_map import TENSOR_MAP_BYTES, box_order, encode_boxes
+from .tensor_map import TENSOR_MAP, box_order, encode_boxes
 
 __all__ = ["HOPPER_PARAMS", "pack_hopper"]
 
@@ -21,7 +21,6 @@ _TILE = np.dtype(
     [(name, np.int32) for name in ("rows_log2", "row_extent", "key_extent", "row_tiles")],
     align=True,
 )
-_MAP = np.dtype((np.void, TENSOR_MAP_BYTES))
 _COUNTS = (
     "split_axis", "box_order", "q_head_stride", "k_head_stride", "v_head_stride",
     "heads", "head_group", "tiles", "items", "value_dim",
@@ -43,7 +42,7 @@ def _aligned(fields: list[Any], alignment: int) -> np.dtype[Any]:
 
 HOPPER_PARAMS = _aligned(
     [
-        *((name, _MAP) for name in ("q_map", "k_map", "v_map")),
+        *((name, TENSOR_MAP) for name in ("q_map", "k_map", "v_map")),
         *((name, ARRAY) for name in ("out", "lse")),
         ("axis", AXIS, AXES),
         ("tile", _TILE, AXES),

@@ -7,22 +7,29 @@ from enum import IntEnum
 from functools import cache, lru_cache
 from typing import Any
 
+import numpy as np
+
 from cupyna.arrays.device_array import DeviceArray
 from cupyna.problem import Problem
 
 from ..params import AXES
 
 __all__ = [
+    "ALIGNMENT",
     "BLOCK_CHANNELS",
     "MOST_DILATION",
+    "TENSOR_MAP",
     "TENSOR_MAP_BYTES",
     "BoxOrder",
     "box_order",
     "encode_boxes",
     "most_tokens",
+    "replace_address",
 ]
 
 TENSOR_MAP_BYTES = 128
+TENSOR_MAP = np.dtype((np.void, TENSOR_MAP_BYTES))
+ALIGNMENT = 64  # bytes, of a descriptor that the driver writes
 BLOCK_CHANNELS = 64
 _MOST_BOX = 256  # elements along an axis, those between the tokens of a dilation group included
 MOST_DILATION = 8
@@ -33,7 +40,6 @@ _INTERLEAVE_NONE = 0
 _SWIZZLE_128B = 3
 _L2_PROMOTION_256B = 3
 _FILL_ZEROS = 0
-_ALIGNMENT = 64
 _ITEM_BYTES = 2
 
 
@@ -102,9 +108,37 @@ def encode_boxes(
     return _encode(array.pointer, array.dtype, tuple(axes))
 
 
+def replace_address(tensor_map: int, pointer: int) -> None:
+    """Let a descriptor describe another array of the same layout.
+
+    Parameters
+    ----------
+    tensor_map : int
+        Address of the 128 bytes, a multiple of 64.
+    pointer : int
+        Device address of the array.
+
+    Raises
+    ------
+    RuntimeError
+        If the driver refuses the address.
+    """
+    status = _replace()(tensor_map, pointer)
+    if status:
+        raise RuntimeError(f"cuTensorMapReplaceAddress failed with {status} for {pointer:#x}")
+
+
 @cache
 def _driver() -> Any:
-    return ctypes.CDLL("libcuda.so.1")
+    # These calls are shorter than giving the interpreter's lock away and getting it back.
+    return ctypes.PyDLL("libcuda.so.1")
+
+
+@cache
+def _replace() -> Any:
+    replace = _driver().cuTensorMapReplaceAddress
+    replace.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+    return replace
 
 
 @lru_cache(maxsize=4096)
@@ -116,8 +150,8 @@ def _encode(pointer: int, dtype: str, axes: tuple[tuple[int, int, int, int], ...
         step * _ITEM_BYTES if length > 1 else BLOCK_CHANNELS * _ITEM_BYTES
         for length, step in zip(lengths[1:], steps[1:], strict=True)
     ]
-    storage = ctypes.create_string_buffer(TENSOR_MAP_BYTES + _ALIGNMENT)
-    aligned = -(-ctypes.addressof(storage) // _ALIGNMENT) * _ALIGNMENT
+    storage = ctypes.create_string_buffer(TENSOR_MAP_BYTES + ALIGNMENT)
+    aligned = -(-ctypes.addressof(storage) // ALIGNMENT) * ALIGNMENT
     status = _driver().cuTensorMapEncodeTiled(
         ctypes.c_void_p(aligned),
         _DATA_TYPE[dtype],
