@@ -11,6 +11,9 @@ from .problem import METHODS, DeviceSpec, Method, Operation, Problem
 
 __all__ = ["Candidate", "backends", "candidates", "select"]
 
+# Backends of a GPU that neither store weights nor copy arrays: where they apply, none is faster.
+_DIRECT = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -44,8 +47,9 @@ def backends(kind: str) -> tuple[Backend, ...]:
     from .backends.gemm import CudaGemm
     from .backends.hopper import CudaHopper
     from .backends.naive import CudaNaive
+    from .backends.padded import CudaPadded
 
-    return (CudaHopper(), CudaFused(), CudaGemm(), CudaNaive())
+    return (CudaHopper(), CudaFused(), CudaPadded(), CudaGemm(), CudaNaive())
 
 
 def select(
@@ -88,20 +92,20 @@ def candidates(problem: Problem, operation: Operation, device: DeviceSpec) -> tu
 def _ordered(problem: Problem, operation: Operation, device: DeviceSpec) -> tuple[Backend, ...]:
     """The backends of a device as the library prefers them for a problem.
 
-    Of two methods that store weights on a GPU, the one that is expected to be faster comes first.
+    Of those that store weights on a GPU, or copies of all arrays, the one that is expected to be
+    faster comes first.
     """
     found = backends(device.kind)
     if device.kind == "cpu":
         return found
-    unfused = [backend for backend in found if backend.method != "fused"]
+    first, rest = found[:_DIRECT], found[_DIRECT:]
 
     def time_us(backend: Backend) -> float:
         if backend.refusals(problem, operation, device):
             return math.inf
         return backend.choice(problem, operation, device).time_us
 
-    rest = (backend for backend in found if backend.method == "fused")
-    return (*rest, *sorted(unfused, key=time_us))
+    return (*first, *sorted(rest, key=time_us))
 
 
 def _no_backend(device: DeviceSpec) -> str:

@@ -57,7 +57,19 @@ def _hopper() -> Iterator[Variant]:
             yield shape.variant(dtype)
 
 
-VARIANTS: tuple[Variant, ...] = (*_naive(), *gemm_variants(), *_fused(), *_hopper())
+def _copies() -> Iterator[Variant]:
+    """Rows as they are given -> rows of whole vectors, and back."""
+    for dtype in ("float16", "float32"):
+        yield Variant("copy_rows", dtype, 0, threads=256)
+
+
+VARIANTS: tuple[Variant, ...] = (
+    *_naive(),
+    *gemm_variants(),
+    *_fused(),
+    *_hopper(),
+    *_copies(),
+)
 
 _BY_ROW = {(v.family, v.dtype, v.rank, frozenset(v.defines)): v for v in VARIANTS}
 

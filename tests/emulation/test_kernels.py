@@ -13,6 +13,7 @@ from cupyna.arrays.host import host_dtype
 from cupyna.backends.fused import CudaFused
 from cupyna.backends.gemm import CudaGemm
 from cupyna.backends.naive import CudaNaive
+from cupyna.backends.padded import CudaPadded
 from cupyna.execution import Backend
 from cupyna.kernels import launch, loader
 from cupyna.kernels.fused import heuristics
@@ -32,6 +33,7 @@ BACKENDS: dict[str, tuple[Backend, tuple[str, ...]]] = {
     "naive": (CudaNaive(), ("float16", "float64")),
     "gemm": (CudaGemm(), ("float16", "float32", "float64")),
     "fused": (CudaFused(), ("float16", "bfloat16", "float32")),
+    "padded": (CudaPadded(), ("float16", "bfloat16", "float32")),
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 from cupyna.arrays import DeviceArray
 from cupyna.arrays.host import host_dtype
 from cupyna.kernels.compiler import find_compiler
+from cupyna.kernels.copies import COPY_PARAMS
 from cupyna.kernels.fused.params import (
     ATTENTION_PARAMS,
     FORWARD_PARAMS,
@@ -44,6 +45,7 @@ def assertions(struct: str, dtype: np.dtype) -> Iterator[str]:
         ("params.cuh", "Params", PARAMS),
         ("attention_params.cuh", "AttentionParams", ATTENTION_PARAMS),
         ("attention_params.cuh", "ForwardParams", FORWARD_PARAMS),
+        ("copy_params.cuh", "CopyParams", COPY_PARAMS),
         ("gemm_params.cuh", "GemmParams", GEMM_PARAMS),
         ("hopper_params.cuh", "HopperParams", HOPPER_PARAMS),
         ("attention_params.cuh", "GradientParams", GRADIENT_PARAMS),
