@@ -12,10 +12,18 @@ from typing import Any
 
 import torch
 
-from . import direct, ops, weights
+from . import beside, direct, merging, ops, weights
 from .options import CallOptions
 
-__all__ = ["attention", "gradients", "scores", "values", "values_transposed"]
+__all__ = [
+    "attention",
+    "attention_beside",
+    "gradients",
+    "gradients_beside",
+    "scores",
+    "values",
+    "values_transposed",
+]
 
 Tensor = Any
 
@@ -40,6 +48,52 @@ def gradients(
     else:
         found = ops.attention_backward(dout, dlse, q, k, v, bias, out, lse, *options)
     return *found[:3], None if bias is None else found[3], *rest
+
+
+def gradients_beside(
+    dout: Tensor | None, dlse: Tensor | None, saved: Sequence[Any], options: CallOptions
+) -> tuple[Any, ...]:
+    """Gradients for q, k, v, the bias and the keys and values beside, and None for every option.
+
+    Given the output and the log-sum-exp of all keys, backward of the windows is that of attention
+    without others, and what the others add is a few dense products.
+    """
+    rest = (None,) * len(options)
+    *tensors, out, lse = saved
+    if dout is None:
+        if dlse is None:
+            return (*(None,) * 6, *rest)
+        dout = torch.zeros_like(out)
+    if torch.is_grad_enabled():
+        return *_merged_gradients(dout, dlse, tensors, options), *rest
+    q, k, v, bias, more_k, more_v = tensors
+    dq, dk, dv, dbias, *_ = gradients(dout, dlse, (q, k, v, bias, out, lse), options)
+    added, dmore_k, dmore_v = merging.attend_all_backward(
+        dout, dlse, q, more_k, more_v, out, lse, options.scale
+    )
+    dq = (dq + added).to(q.dtype)
+    return dq, dk, dv, dbias, dmore_k.to(q.dtype), dmore_v.to(q.dtype), *rest
+
+
+def _merged_gradients(
+    dout: Tensor, dlse: Tensor | None, tensors: Sequence[Any], options: CallOptions
+) -> list[Any]:
+    """Gradients that are differentiable themselves: those of merging two results."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, options: Any) -> Any:
+        return attention(q, k, v, bias, *options)
+
+    results = beside.merged(attend, tensors, options)
+    pairs = [(r, d) for r, d in zip(results, (dout, dlse), strict=True) if d is not None]
+    asked = [i for i, t in enumerate(tensors) if t is not None and t.requires_grad]
+    found = torch.autograd.grad(
+        [result for result, _ in pairs], [tensors[i] for i in asked], [d for _, d in pairs],
+        create_graph=True, allow_unused=True,
+    )  # fmt: skip
+    by_place: list[Any] = [None] * len(tensors)
+    for i, gradient in zip(asked, found, strict=True):
+        by_place[i] = gradient
+    return by_place
 
 
 def _written_out(
@@ -83,6 +137,16 @@ def _keep_attention(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, Tenso
 
 def _attention_gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Any, ...]:
     return gradients(dout, dlse, ctx.saved_tensors, ctx.options)
+
+
+def _keep_beside(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:6], *output)
+    ctx.options = CallOptions.from_operator(inputs[6:])
+
+
+def _beside_gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Any, ...]:
+    return gradients_beside(dout, dlse, ctx.saved_tensors, ctx.options)
 
 
 def _keep_product(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
@@ -146,6 +210,7 @@ def _differentiable(
 
 
 attention = _differentiable(ops.attention, _keep_attention, _attention_gradients)
+attention_beside = _differentiable(ops.attention_beside, _keep_beside, _beside_gradients)
 scores = _differentiable(ops.scores, _keep_scores, _scores_gradients)
 values = _differentiable(ops.values, _keep_product, _values_gradients)
 values_transposed = _differentiable(ops.values_transposed, _keep_product, _transposed_gradients)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from . import autograd, direct, merging
+from . import autograd, beside, direct
 from .options import CallOptions
 
 __all__ = ["attend", "attend_beside"]
@@ -64,66 +63,18 @@ def attend_beside(
 
 
 class _AttentionBeside(torch.autograd.Function):  # type: ignore[misc]
-    """Attention with keys beside the windows: in one pass where a kernel can, else merged.
-
-    Given the output and the log-sum-exp of all keys, backward of the windows is that of attention
-    without others, and what the others add is a few dense products.
-    """
+    """As `autograd.attention_beside`, in the older form."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         *tensors, options = inputs
         q, k, v, bias, more_k, more_v = tensors
-        found = direct.attend_beside(q, k, v, bias, more_k, more_v, options)
-        if found is None:
-            found = _merged(direct.attend, tensors, options, True)
+        found = beside.attend(q, k, v, bias, more_k, more_v, options)
         ctx.save_for_backward(*tensors, *found)
         ctx.options = options
         return found
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Any, ...]:
-        *tensors, out, lse = ctx.saved_tensors
-        if dout is None:
-            if dlse is None:
-                return (None,) * 7
-            dout = torch.zeros_like(out)
-        if torch.is_grad_enabled():
-            return *_recorded(dout, dlse, tensors, ctx.options), None
-        q, k, v, bias, more_k, more_v = tensors
-        saved = (q, k, v, bias, out, lse)
-        dq, dk, dv, dbias, *_ = autograd.gradients(dout, dlse, saved, ctx.options)
-        added, dmore_k, dmore_v = merging.attend_all_backward(
-            dout, dlse, q, more_k, more_v, out, lse, ctx.options.scale
-        )
-        dq = (dq + added).to(q.dtype)
-        return dq, dk, dv, dbias, dmore_k.to(q.dtype), dmore_v.to(q.dtype), None
-
-
-def _merged(attend: Any, tensors: Sequence[Any], *rest: Any) -> tuple[Tensor, Tensor]:
-    q, k, v, bias, more_k, more_v = tensors
-    options = rest[0]
-    nearby = attend(q, k, v, bias, *rest)
-    return merging.merge((nearby, merging.attend_all(q, more_k, more_v, options.scale)))
-
-
-def _recorded(
-    dout: Tensor, dlse: Tensor | None, tensors: Sequence[Any], options: CallOptions
-) -> list[Any]:
-    """Gradients that are differentiable themselves: those of merging two results."""
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, options: Any) -> Any:
-        return autograd.attention(q, k, v, bias, *options)
-
-    results = _merged(attend, tensors, options)
-    pairs = [(r, d) for r, d in zip(results, (dout, dlse), strict=True) if d is not None]
-    asked = [i for i, t in enumerate(tensors) if t is not None and t.requires_grad]
-    found = torch.autograd.grad(
-        [result for result, _ in pairs], [tensors[i] for i in asked], [d for _, d in pairs],
-        create_graph=True, allow_unused=True,
-    )  # fmt: skip
-    gradients: list[Any] = [None] * len(tensors)
-    for i, gradient in zip(asked, found, strict=True):
-        gradients[i] = gradient
-    return gradients
+        return autograd.gradients_beside(dout, dlse, ctx.saved_tensors, ctx.options)[:7]

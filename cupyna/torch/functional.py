@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import autograd, direct, eager, merging, weights
+from . import autograd, beside, direct, eager, merging, weights
 from .options import CallOptions
 
 __all__ = ["na1d", "na2d", "na3d", "na_av", "na_qk", "neighborhood_attention"]
@@ -118,11 +118,13 @@ def neighborhood_attention(
     merging.check_additional(query, key, value, additional_keys, additional_values)
     more = (additional_keys, additional_values)
     tensors = (query, key, value, bias, *more)
-    if not torch.compiler.is_compiling() and direct.is_plain(*tensors):
+    if torch.compiler.is_compiling():
+        found = autograd.attention_beside(*tensors, *options)
+    elif direct.is_plain(*tensors):
         found = eager.attend_beside(*tensors, options)
     else:
-        nearby = _attend(query, key, value, bias, options, True)
-        found = merging.merge((nearby, merging.attend_all(query, *more, options.scale)))
+        # Parts that transforms can differentiate to any order.
+        found = beside.merged(_attend, tensors, options, True)
     return found if return_lse else found[0]
 
 

@@ -13,10 +13,18 @@ from typing import Any
 import torch
 
 from .. import operations
-from . import direct
+from . import beside, direct
 from .options import CallOptions
 
-__all__ = ["LIBRARY", "attention", "attention_backward", "scores", "values", "values_transposed"]
+__all__ = [
+    "LIBRARY",
+    "attention",
+    "attention_backward",
+    "attention_beside",
+    "scores",
+    "values",
+    "values_transposed",
+]
 
 Tensor = Any
 
@@ -26,6 +34,11 @@ _WINDOW = "int[] kernel_size, int[] stride, int[] dilation, bool[] is_causal"
 _OPTIONS = f"{_WINDOW}, float? scale, str method, bool allow_tf32, bool deterministic, bool tune"
 _SCHEMAS = {
     "attention": f"(Tensor q, Tensor k, Tensor v, Tensor? bias, {_OPTIONS}) -> (Tensor, Tensor)",
+    # With keys and values that every query sees beside its window.
+    "attention_beside": (
+        "(Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor more_k, Tensor more_v, "
+        f"{_OPTIONS}) -> (Tensor, Tensor)"
+    ),
     "attention_backward": (
         "(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor out, "
         f"Tensor lse, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)"
@@ -51,6 +64,21 @@ def _attention_fake(
         q.new_empty((*q.shape[:-1], v.shape[-1])),
         q.new_empty(q.shape[:-1], dtype=_accumulator(q.dtype)),
     )
+
+
+def _attention_beside(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, more_k: Tensor, more_v: Tensor,
+    *fields: Any,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    options = CallOptions.from_operator(fields)
+    return beside.attend(q, k, v, bias, more_k, more_v, options)
+
+
+def _attention_beside_fake(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, more_k: Tensor, more_v: Tensor,
+    *fields: Any,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return _attention_fake(q, k, v, bias, *fields)
 
 
 def _attention_backward(
@@ -122,6 +150,7 @@ def _define(name: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any
 
 
 attention = _define("attention", _attention, _attention_fake)
+attention_beside = _define("attention_beside", _attention_beside, _attention_beside_fake)
 attention_backward = _define("attention_backward", _attention_backward, _attention_backward_fake)
 scores = _define("scores", _scores, _scores_fake)
 values = _define("values", _values, _values_fake)

@@ -20,7 +20,7 @@ Axes = Sequence[int | None]
 Rule = Callable[..., tuple[Any, Any]]
 
 # Place of the bias among the arguments.
-_BIAS = {"attention": 3, "attention_backward": 5}
+_BIAS = {"attention": 3, "attention_beside": 3, "attention_backward": 5}
 
 
 def _fold(tensor: Tensor | None, axis: int | None, size: int) -> Tensor | None:
@@ -76,7 +76,7 @@ def _attention_rule(name: str, call: Callable[..., Any]) -> Rule:
 
 def register() -> None:
     """Give every operator its rule."""
-    for name in ("attention", "attention_backward"):
+    for name in _BIAS:
         rule = _attention_rule(name, getattr(ops, name))
         torch.library.register_vmap(f"cupyna::{name}", rule, lib=ops.LIBRARY)
     for name in ("scores", "values", "values_transposed"):

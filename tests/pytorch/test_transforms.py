@@ -27,6 +27,10 @@ def attend(q: Any, k: Any, v: Any, bias: Any = None, **options: Any) -> Any:
     return na2d(q, k, v, (3, 4), (1, 2), 1, (False, True), bias=bias, **options)
 
 
+def more_of(k: Any, v: Any) -> dict[str, Any]:
+    return {"additional_keys": k[:, 0], "additional_values": v[:, 0]}
+
+
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_the_operator_keeps_its_promises(with_bias: bool, requires_grad: bool) -> None:
@@ -40,6 +44,10 @@ def test_the_other_operators_keep_their_promises() -> None:
     for dlse in (None, lse):
         saved = (out, dlse, q, k, v, bias, out, lse)
         torch.library.opcheck(ops.attention_backward, (*saved, *OPTIONS))
+    for given in ((q, k, v, bias), (q, k, v, None)):
+        leaves = [t if t is None else t.detach().requires_grad_() for t in given]
+        more = [t[:, 0].detach().requires_grad_() for t in (k, v)]
+        torch.library.opcheck(ops.attention_beside, (*leaves, *more, *OPTIONS))
     window = OPTIONS[:4]
     scores = ops.scores(q, k, 0.5, *window)
     for tensor in (q, k, v, scores):
@@ -53,8 +61,7 @@ def test_the_other_operators_keep_their_promises() -> None:
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compile_in_one_graph(dynamic: bool) -> None:
     def loss(q: Any, k: Any, v: Any, bias: Any) -> Any:
-        more = {"additional_keys": k[:, 0], "additional_values": v[:, 0]}
-        out, lse = attend(2 * q, k, v, bias, return_lse=True, **more)
+        out, lse = attend(2 * q, k, v, bias, return_lse=True, **more_of(k, v))
         return out.square().sum() + lse.sum()
 
     backend = "aot_eager" if dynamic else "inductor"
@@ -67,19 +74,21 @@ def test_compile_in_one_graph(dynamic: bool) -> None:
         torch.testing.assert_close(found, expected)
 
 
-def test_export() -> None:
+@pytest.mark.parametrize("additional", [False, True])
+def test_export(additional: bool) -> None:
     class Block(torch.nn.Module):
         def forward(self, q: Any, k: Any, v: Any) -> Any:
-            return attend(q, k, v) + 1
+            return attend(q, k, v, **(more_of(k, v) if additional else {})) + 1
 
     q, k, v, _ = tensors()
     batch = torch.export.Dim("batch", min=2)
     program = torch.export.export(
         Block(), (q, k, v), dynamic_shapes=({0: batch}, {0: batch}, {0: batch})
     )
-    assert "cupyna.attention" in program.graph_module.code
+    operator = "cupyna.attention_beside" if additional else "cupyna.attention.default"
+    assert operator in program.graph_module.code
     longer = tuple(torch.cat([t, t, t]) for t in (q, k, v))
-    torch.testing.assert_close(program.module()(*longer), attend(*longer) + 1)
+    torch.testing.assert_close(program.module()(*longer), Block()(*longer))
 
 
 def test_vmap() -> None:
@@ -121,6 +130,35 @@ def test_hessian() -> None:
     hessian = torch.func.jacrev(torch.func.jacrev(loss))(x)
     torch.testing.assert_close(hessian, torch.autograd.functional.hessian(loss, x))
     torch.testing.assert_close(hessian, hessian.T)
+
+
+def test_keys_beside_the_windows_under_transforms() -> None:
+    q, k, v, bias = tensors(dtype=torch.float64)
+
+    def loss(x: Any, q: Any, k: Any, v: Any) -> Any:
+        out = attend(q * x[:4, None], k, v, bias, **more_of(k, v))
+        return out.square().sum()
+
+    x = torch.randn(4, dtype=torch.float64)
+    hessian = torch.func.jacrev(torch.func.jacrev(loss))(x, q, k, v)
+    expected = torch.autograd.functional.hessian(lambda x: loss(x, q, k, v), x)
+    torch.testing.assert_close(hessian, expected)
+    many = torch.stack([x, 2 * x])
+    found = torch.vmap(lambda x: attend(q * x[:, None], k, v, **more_of(k, v)))(many)
+    each = [attend(q * x[:, None], k, v, **more_of(k, v)) for x in many]
+    torch.testing.assert_close(found, torch.stack(each))
+
+
+@pytest.mark.slow
+def test_vmap_inside_compiled_code() -> None:
+    q, k, v, bias = tensors()
+
+    def many_of(many: Any) -> Any:
+        return torch.vmap(lambda x: attend(q * x[:, None], k, v, bias, **more_of(k, v)))(many)
+
+    many = torch.randn(3, 4)
+    compiled = torch.compile(many_of, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(many), many_of(many))
 
 
 def test_gradients_in_vmapped_backward() -> None:
