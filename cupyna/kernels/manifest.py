@@ -12,6 +12,7 @@ from .fused.shapes import FORWARD_SHAPES, GRADIENT_SHAPES
 from .gemm.shapes import gemm_variants
 from .hopper.shapes import HOPPER_SHAPES
 from .variant import ARCHITECTURES, Variant
+from .window.shapes import WINDOW_FORWARD_SHAPES
 
 __all__ = ["VARIANTS", "Target", "Variant", "targets", "variant_of"]
 
@@ -57,7 +58,16 @@ def _hopper() -> Iterator[Variant]:
             yield shape.variant(dtype)
 
 
-VARIANTS: tuple[Variant, ...] = (*_naive(), *gemm_variants(), *_fused(), *_hopper())
+def _window() -> Iterator[Variant]:
+    """The fused forward for small windows."""
+    for dtype in ("float16", "bfloat16"):
+        for shape in WINDOW_FORWARD_SHAPES:
+            yield shape.row(dtype)
+
+
+VARIANTS: tuple[Variant, ...] = (
+    *_naive(), *gemm_variants(), *_fused(), *_hopper(), *_window(),
+)  # fmt: skip
 
 _BY_ROW = {(v.family, v.dtype, v.rank, frozenset(v.defines)): v for v in VARIANTS}
 
