@@ -78,8 +78,9 @@ class CudaFused:
 
     def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
         from ..kernels.fused.tuning import model_passes
+        from ..kernels.window.costs import faster_window_choice
 
-        window = _window_choice(problem, device) if operation == "forward" else None
+        window = faster_window_choice(problem, device) if operation == "forward" else None
         passes: tuple[FusedChoice | WindowChoice, ...] = (
             model_passes(problem, operation, device) if window is None else (window,)
         )
@@ -110,10 +111,11 @@ class CudaFused:
         out: DeviceArray,
         lse: DeviceArray | None,
     ) -> None:
+        from ..kernels.window.costs import faster_window_choice
         from ..kernels.window.launches import launch_window_forward
 
         device = execution.device
-        window = None if execution.tune else _window_choice(problem, device)
+        window = None if execution.tune else faster_window_choice(problem, device)
         if window is None:
             self.forward_beside(problem, scale, execution, q, k, v, bias, None, None, out, lse)
         else:
@@ -215,17 +217,6 @@ class CudaFused:
         from ..kernels.fused.tuning import recalled_passes
 
         return recalled_passes(problem, operation, device) is not None
-
-
-def _window_choice(problem: Problem, device: DeviceSpec) -> WindowChoice | None:
-    """The kernel for small windows, where the models hold it faster than the general one."""
-    from ..kernels.fused.heuristics import fused_forward_choice
-    from ..kernels.window.costs import window_forward_choice
-
-    window = window_forward_choice(problem, device)
-    if window is None or window.time_us >= fused_forward_choice(problem, device).time_us:
-        return None
-    return window
 
 
 def _passes(

@@ -14,22 +14,24 @@ from functools import lru_cache
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
 
+from ..fused.heuristics import fused_forward_choice
 from ..fused.params import axis_tiles
 from .shapes import WARP_ROWS, WINDOW_FORWARD_SHAPES, WindowShape
 
-__all__ = ["WindowChoice", "window_forward_choice"]
+__all__ = ["WindowChoice", "faster_window_choice", "window_forward_choice"]
 
-# Clocks of one multiprocessor: per multiplication of a pair's channel, per pair of all else, per
-# 16 bytes copied into shared memory, and per block's tile. Fitted to 27 tilings of four problems
-# measured on an H200 with a first version, which laid its tables for every tile, with a
-# root-mean-square error of 10 %.
-_MULTIPLY = 0.8e-3
-_SOFTMAX = 0.137
-_COPY = 0.64
-_TILE = 3700.0
+# Clocks of one multiprocessor: per multiplication of a pair's channel with all that goes with it,
+# per warp tile, per 16 bytes copied into shared memory, and per block's tile; and of a launch.
+# Fitted to 126 tilings of 16 problems measured on an H200, with a root-mean-square error of 14 %.
+_MULTIPLY = 1.63e-3
+_WARP_TILE = 219.0
+_COPY = 0.94
+_TILE = 1130.0
 _CLOCKS_PER_US = 1700.0
+_LAUNCH_US = 3.8
 # Fewer warps than these on a multiprocessor leave it waiting.
-_ENOUGH_WARPS = 12
+_ENOUGH_WARPS = 10
+_WAITING = 0.23
 _SMEM_RESERVED_BYTES = 1024  # of each block, by the system
 _MOST_WARP_TILES = 32
 _MOST_SLOTS = 448  # a packed coordinate has nine bits, and one number means none
@@ -131,6 +133,14 @@ def window_forward_choice(problem: Problem, device: DeviceSpec) -> WindowChoice 
     return min(choices, key=lambda choice: choice.time_us, default=None)
 
 
+def faster_window_choice(problem: Problem, device: DeviceSpec) -> WindowChoice | None:
+    """The cheapest where the models hold it faster than the general kernel, else None."""
+    window = window_forward_choice(problem, device)
+    if window is None or window.time_us >= fused_forward_choice(problem, device).time_us:
+        return None
+    return window
+
+
 def window_choices(
     problem: Problem, device: DeviceSpec, shape: WindowShape
 ) -> Iterator[WindowChoice]:
@@ -165,14 +175,16 @@ def _timed(problem: Problem, device: DeviceSpec, choice: WindowChoice, items: in
     # Warp tiles past the end of a line are skipped, but their warp waits for the others.
     rounds = -(-items // choice.warps) * choice.warps
     products = choice.blocks_of_slots * shape.slots * WARP_ROWS
-    of_tile = products * (2 * shape.head_dim * _MULTIPLY + _SOFTMAX)
+    of_tile = products * 2 * shape.head_dim * _MULTIPLY + _WARP_TILE
     chunks = math.prod(choice.column_tile) * shape.head_dim * 4 / 16
     resident = choice.resident(problem, device)
-    waiting = max(1.0, (_ENOUGH_WARPS / (resident * choice.warps)) ** 0.7)
+    waiting = max(1.0, _ENOUGH_WARPS / (resident * choice.warps)) ** _WAITING
     clocks = (rounds * of_tile + chunks * _COPY + _TILE) * waiting
-    count = choice.works(problem)
-    waves = max(1.0, device.processors / count)
-    time_us = clocks * count * waves / device.processors / _CLOCKS_PER_US
+    # Every block takes a whole number of tiles, and one alone has the multiprocessor to itself.
+    works = choice.works(problem)
+    blocks = resident * device.processors
+    turns = -(-works // blocks) * resident if works > blocks else works / device.processors
+    time_us = _LAUNCH_US + clocks * max(1.0, turns) / _CLOCKS_PER_US
     return WindowChoice(
         shape, choice.warp_tile, choice.warp_tiles, choice.slot_box, choice.column_tile,
         choice.pitch, choice.warps, time_us,
