@@ -68,8 +68,14 @@ void window_columns(const int* bounds, const int* origin, const int* extents, in
     for (int axis = 0; axis < 3; ++axis) {
       const cupyna::Interval along =
           cupyna::inside({bounds[2 * axis], bounds[2 * axis + 1]}, origin[axis], extents[axis]);
-      bits[word] &= keys.word_of_set(first_set[axis] + along.begin, word) &
-                    ~keys.word_of_set(first_set[axis] + along.end, word);
+      for (int i = 0; i < 32; ++i) {
+        const int column = 32 * word + i;
+        const cupyna::Coordinate at = keys.coordinate_of(column);
+        if (column >= keys.product() || !keys.holds(first_set[axis] + along.begin, at) ||
+            keys.holds(first_set[axis] + along.end, at)) {
+          bits[word] &= ~(1u << i);
+        }
+      }
     }
   }
 }

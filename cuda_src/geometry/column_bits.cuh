@@ -18,19 +18,15 @@ struct KeyExtents {
   CUPYNA_HOST_DEVICE int first_set_of_y() const { return x + 1; }
   CUPYNA_HOST_DEVICE int first_set_of_z() const { return x + y + 2; }
 
-  // Word `word` of a set: columns 32 word to 32 word + 31.
-  CUPYNA_HOST_DEVICE unsigned word_of_set(int set, int word) const {
-    unsigned bits = 0;
-    for (int i = 0; i < 32; ++i) {
-      const int column = word * 32 + i;
-      if (column >= product()) break;
-      const int at_z = column % z, at_y = column / z % y, at_x = column / (z * y);
-      const bool is_in = set >= first_set_of_z()   ? at_z >= set - first_set_of_z()
-                         : set >= first_set_of_y() ? at_y >= set - first_set_of_y()
-                                                   : at_x >= set;
-      bits |= unsigned(is_in) << i;
-    }
-    return bits;
+  CUPYNA_HOST_DEVICE Coordinate coordinate_of(int column) const {
+    const int outer = column / z;
+    return Coordinate{outer / y, outer % y, column % z};
+  }
+
+  // Whether a set holds the column at a coordinate inside the tile.
+  CUPYNA_HOST_DEVICE bool holds(int set, const Coordinate& at) const {
+    if (set >= first_set_of_z()) return at.z >= set - first_set_of_z();
+    return set >= first_set_of_y() ? at.y >= set - first_set_of_y() : at.x >= set;
   }
 };
 

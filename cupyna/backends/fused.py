@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..kernels.fused.heuristics import FusedChoice
     from ..kernels.fused.tuning import Passes
+    from ..kernels.window.costs import WindowChoice
 
 __all__ = ["CudaFused"]
 
@@ -77,8 +78,12 @@ class CudaFused:
 
     def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
         from ..kernels.fused.tuning import model_passes
+        from ..kernels.window.costs import faster_window_choice
 
-        passes = model_passes(problem, operation, device)
+        window = faster_window_choice(problem, device) if operation == "forward" else None
+        passes: tuple[FusedChoice | WindowChoice, ...] = (
+            model_passes(problem, operation, device) if window is None else (window,)
+        )
         counts = [chosen.plan(problem).counts for chosen in passes]
         planes = problem.batch * problem.heads
         computed = sum(count.computed_products for count in counts)
@@ -106,7 +111,16 @@ class CudaFused:
         out: DeviceArray,
         lse: DeviceArray | None,
     ) -> None:
-        self.forward_beside(problem, scale, execution, q, k, v, bias, None, None, out, lse)
+        from ..kernels.window.costs import faster_window_choice
+        from ..kernels.window.launches import launch_window_forward
+
+        device = execution.device
+        window = None if execution.tune else faster_window_choice(problem, device)
+        if window is None:
+            self.forward_beside(problem, scale, execution, q, k, v, bias, None, None, out, lse)
+        else:
+            arrays = q, k, v, out, lse
+            launch_window_forward(problem, scale, window, device, execution.stream, *arrays)
 
     def takes_beside(self, problem: Problem, device: DeviceSpec) -> bool:
         """Whether a shape that :meth:`forward_beside` can run holds the problem's channels."""
@@ -221,7 +235,7 @@ def _passes(
     return tuned_passes(problem, operation, execution.device, execution.stream, launches)
 
 
-def _workspace_bytes(problem: Problem, operation: Operation, passes: Passes) -> int:
+def _workspace_bytes(problem: Problem, operation: Operation, passes: tuple[object, ...]) -> int:
     """Two numbers for each query in backward, and its sums where one pass gives all gradients."""
     if operation == "forward":
         return 0

@@ -12,6 +12,7 @@ from .fused.shapes import FORWARD_SHAPES, GRADIENT_SHAPES
 from .gemm.shapes import gemm_variants
 from .hopper.shapes import HOPPER_SHAPES
 from .variant import ARCHITECTURES, Variant
+from .window.shapes import WINDOW_FORWARD_SHAPES
 
 __all__ = ["VARIANTS", "Target", "Variant", "targets", "variant_of"]
 
@@ -57,6 +58,13 @@ def _hopper() -> Iterator[Variant]:
             yield shape.variant(dtype)
 
 
+def _window() -> Iterator[Variant]:
+    """The fused forward for small windows."""
+    for dtype in ("float16", "bfloat16"):
+        for shape in WINDOW_FORWARD_SHAPES:
+            yield shape.row(dtype)
+
+
 def _copies() -> Iterator[Variant]:
     """Rows as they are given -> rows of whole vectors, and back."""
     for dtype in ("float16", "float32"):
@@ -67,6 +75,7 @@ VARIANTS: tuple[Variant, ...] = (
     *_naive(),
     *gemm_variants(),
     *_fused(),
+    *_window(),
     *_hopper(),
     *_copies(),
 )

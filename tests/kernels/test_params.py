@@ -23,6 +23,7 @@ from cupyna.kernels.fused.params import (
 from cupyna.kernels.gemm.params import GEMM_PARAMS, VECTORS, pack_gemm
 from cupyna.kernels.hopper.params import HOPPER_PARAMS
 from cupyna.kernels.params import PARAMS
+from cupyna.kernels.window.params import WINDOW_PARAMS
 from cupyna.problem import Problem
 
 DEVICE_SOURCES = Path(__file__).parents[2] / "cuda_src"
@@ -49,6 +50,7 @@ def assertions(struct: str, dtype: np.dtype) -> Iterator[str]:
         ("gemm_params.cuh", "GemmParams", GEMM_PARAMS),
         ("hopper_params.cuh", "HopperParams", HOPPER_PARAMS),
         ("attention_params.cuh", "GradientParams", GRADIENT_PARAMS),
+        ("window_params.cuh", "WindowParams", WINDOW_PARAMS),
     ],
 )
 def test_the_mirror_lies_like_the_struct(

@@ -97,20 +97,32 @@ struct FusedForwardSm90 {
       for (Gate& gate : shared.value_gate) gate.init(4 * kConsumers);
       ptx::fence_mbarrier_init();
     }
-    const KeyExtents keys = extents();
-    for (int i = threadIdx.x; i < keys.sets() * kSetWords; i += kThreads) {
-      shared.sets[i / kSetWords][i % kSetWords] = keys.word_of_set(i / kSetWords, i % kSetWords);
-    }
-    clear_padding(keys.product());
-    ptx::fence_proxy_async();
     __syncthreads();
   }
 
+  // What consumers need beside copies; the first ones are under way meanwhile.
+  __device__ __forceinline__ void lay_tables(int thread) const {
+    const KeyExtents keys = extents();
+    const int warp = thread / 32, lane = thread % 32, product = keys.product();
+#pragma unroll 1
+    for (int word = 0; word < kSetWords; ++word) {
+      const int column = word * 32 + lane;
+      const Coordinate at = keys.coordinate_of(column);
+      for (int set = warp; set < keys.sets(); set += 4 * kConsumers) {
+        const unsigned bits = __ballot_sync(kAllLanes, column < product && keys.holds(set, at));
+        if (lane == 0) shared.sets[set][word] = bits;
+      }
+    }
+    clear_padding(thread, product);
+    ptx::fence_proxy_async();
+    ptx::named_barrier_sync(1 + kConsumers, kConsumers * kGroupThreads);
+  }
+
   // Rows that no copy writes must hold finite numbers: weights of zero meet them.
-  __device__ __forceinline__ void clear_padding(int product) const {
+  __device__ __forceinline__ void clear_padding(int thread, int product) const {
     constexpr int kRowVectors = kRowBytes / 16;
     const int padding = (kKeys - product) * kRowVectors;
-    for (int i = threadIdx.x; i < padding * kStages * kBlocks; i += kThreads) {
+    for (int i = thread; i < padding * kStages * kBlocks; i += kConsumers * kGroupThreads) {
       const int block = i / padding, vector = product * kRowVectors + i % padding;
       const uint4 zero = make_uint4(0, 0, 0, 0);
       reinterpret_cast<uint4*>(shared.keys[block / kBlocks][block % kBlocks])[vector] = zero;
@@ -192,6 +204,7 @@ struct FusedForwardSm90 {
   __device__ __forceinline__ void consume(int consumer) const {
     Cursor<kStages> keys, values;
     unsigned phase = 0;
+    lay_tables(threadIdx.x - kGroupThreads);
     for (int item = blockIdx.x; item < params.items; item += gridDim.x, phase ^= 1) {
       await(shared.assigned[consumer], phase);
       const Assignment& assigned = assignment(phase, consumer);

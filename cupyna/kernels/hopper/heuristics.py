@@ -37,8 +37,8 @@ _KEY_TILE = 760.0
 _TILE = 6300.0
 _CLOCKS_PER_US = 1700.0
 
-# Before its first tile a block sets up barriers and tables.
-_SET_UP_US = 20.0
+# Of a launch: a block sets up barriers and tables before its first tile.
+_SET_UP_US = 10.0
 
 # Share of the work that a consumer leaves out which its block saves: the others still need it.
 _SKIPPED = 0.5

@@ -1,0 +1,106 @@
+"""The small-window kernels on a GPU against the oracle, whatever the cost model holds of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from cupyna import fused
+from cupyna.kernels.device import device_spec
+from cupyna.kernels.window import costs
+from cupyna.kernels.window.costs import WindowChoice, window_choices
+from cupyna.kernels.window.shapes import WINDOW_FORWARD_SHAPES
+from cupyna.problem import DeviceSpec, Problem
+from cupyna.testing import Inputs, expected_forward, inputs, problems
+from cupyna.testing.cases import small_problems
+
+from .libraries import each_gpu_library, get, guarded, put
+
+DTYPES = ("float16", "bfloat16")
+MOST_CHANNELS = 128
+NAMED = {
+    name: problem
+    for name, problem in small_problems(DTYPES)
+    if problem.head_dim % 8 == 0 and problem.value_dim % 8 == 0 and not problem.has_bias
+    if max(problem.head_dim, problem.value_dim) <= MOST_CHANNELS
+}
+named_problems = pytest.mark.parametrize("problem", NAMED.values(), ids=NAMED.keys())
+head_dims = st.sampled_from([8, 16, 24, 32, 40, 64, 72, 128])
+
+
+def choices(problem: Problem, device: DeviceSpec) -> list[WindowChoice]:
+    """Every way to run a problem, the cheapest first."""
+    shapes = [shape for shape in WINDOW_FORWARD_SHAPES if shape.serves(problem)]
+    shape = min(shapes, key=lambda one: one.head_dim)
+    return sorted(window_choices(problem, device, shape), key=lambda choice: choice.time_us)
+
+
+def attend(
+    monkeypatch: pytest.MonkeyPatch, library: str, problem: Problem, given: Inputs, pick: int
+) -> tuple[np.ndarray, np.ndarray]:
+    found = choices(problem, device_spec(0))
+    assert found
+    chosen = replace(found[pick % len(found)], time_us=0.0)
+    q, k, v = (put(library, a) for a in (given.q, given.k, given.v))
+    with monkeypatch.context() as patch, guarded(library):
+        patch.setattr(costs, "window_forward_choice", lambda *_: chosen)
+        out, lse = fused.neighborhood_attention(
+            q, k, v, problem.kernel_size,
+            stride=problem.stride, dilation=problem.dilation, is_causal=problem.is_causal,
+            scale=given.scale, return_lse=True,
+        )  # fmt: skip
+    return get(out), get(lse)
+
+
+def check(problem: Problem, given: Inputs, found: tuple[np.ndarray, np.ndarray]) -> None:
+    # Weights are rounded to the inputs' type before they meet the values.
+    expected = expected_forward(problem, given, weights=problem.dtype)
+    expected["out"].check(found[0])
+    expected["lse"].check(found[1])
+
+
+@each_gpu_library
+@named_problems
+def test_named_problems(library: str, problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = inputs(problem)
+    check(problem, given, attend(monkeypatch, library, problem, given, 0))
+
+
+@pytest.mark.gpu
+@given(
+    problem=problems(dtypes=DTYPES, max_tokens=400),
+    channels=st.tuples(head_dims, head_dims),
+    scale=st.sampled_from([None, 0.0, -0.7, 2.0]),
+    pick=st.integers(0, 2**16),
+    seed=st.integers(0, 2**16),
+)
+def test_any_problem(
+    problem: Problem, channels: tuple[int, int], scale: float | None, pick: int, seed: int
+) -> None:
+    problem = replace(problem, head_dim=channels[0], value_dim=channels[1], has_bias=False)
+    assume(choices(problem, device_spec(0)))
+    given = inputs(problem, seed)
+    given = given if scale is None else replace(given, scale=scale)
+    with pytest.MonkeyPatch.context() as patch:
+        check(problem, given, attend(patch, "cupy", problem, given, pick))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head_dim", [32, 64, 128])
+def test_every_run_gives_the_same_bits(
+    dtype: str, head_dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = Problem(
+        2, (40, 33), 4, 2, head_dim, head_dim, dtype, (5, 8), (1, 3), (2, 1), (False, True)
+    )  # fmt: skip
+    given = inputs(problem)
+    first = attend(monkeypatch, "cupy", problem, given, 0)
+    check(problem, given, first)
+    for _ in range(50):
+        for a, b in zip(first, attend(monkeypatch, "cupy", problem, given, 0), strict=True):
+            np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
