@@ -17,6 +17,8 @@ from cupyna.backends.padded import CudaPadded
 from cupyna.execution import Backend
 from cupyna.kernels import launch, loader
 from cupyna.kernels.fused import heuristics
+from cupyna.kernels.window import costs
+from cupyna.kernels.window.shapes import WINDOW_FORWARD_SHAPES
 from cupyna.problem import Operation, Problem
 from cupyna.testing import (
     Inputs,
@@ -68,6 +70,10 @@ def rounding(backend: Backend, problem: Problem) -> str:
 
 @pytest.mark.parametrize(("backend", "problem"), served("forward"))
 def test_forward(backend: Backend, problem: Problem) -> None:
+    check_forward(backend, problem)
+
+
+def check_forward(backend: Backend, problem: Problem) -> None:
     given, memory = inputs(problem), Memory()
     q, k, v = (described(memory.put(array)) for array in (given.q, given.k, given.v))
     bias = None if given.bias is None else described(memory.put(given.bias))
@@ -119,3 +125,22 @@ def test_gradients_in_one_pass(problem: Problem, monkeypatch: pytest.MonkeyPatch
     lone = heuristics.lone_gradient_choice(problem, H200)
     monkeypatch.setattr(heuristics, "fused_gradient_choices", lambda *_: (lone,))
     check_backward(BACKENDS["fused"][0], problem, inputs(problem))
+
+
+SMALL_WINDOWS = [
+    pytest.param(problem, id=name)
+    for name, problem in small_problems(("float16", "bfloat16"))
+    if not BACKENDS["fused"][0].refusals(problem, "forward", H200)
+    if any(shape.serves(problem) for shape in WINDOW_FORWARD_SHAPES)
+]
+
+
+@pytest.mark.parametrize("problem", SMALL_WINDOWS)
+def test_small_windows(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = (shape for shape in WINDOW_FORWARD_SHAPES if shape.serves(problem))
+    shape = min(shapes, key=lambda one: one.head_dim)
+    choices = sorted(costs.window_choices(problem, H200, shape), key=lambda one: one.time_us)
+    for choice in {choices[0], choices[len(choices) // 2], choices[-1]}:
+        free = replace(choice, time_us=0.0)
+        monkeypatch.setattr(costs, "window_forward_choice", lambda *_, free=free: free)
+        check_forward(BACKENDS["fused"][0], problem)
