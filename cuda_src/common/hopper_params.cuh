@@ -37,8 +37,9 @@ struct HopperParams {
   int q_head_stride, k_head_stride, v_head_stride;  // in elements, where heads are folded
   int heads;
   int head_group;
-  int tiles;  // of one head
-  int items;  // tiles of all heads of all batch entries
+  int tiles;            // of one head
+  int items;            // tiles of all heads of all batch entries
+  int reversed_planes;  // bits of even and of odd heads whose tiles come last first
   int value_dim;
   float sign;        // of the scale, or 0
   float scale;       // of the scores, never negative

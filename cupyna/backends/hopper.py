@@ -117,15 +117,16 @@ def launch_forward(
 ) -> None:
     """Queue forward with given tiles."""
     from ..kernels.hopper.params import pack_hopper
-    from ..kernels.hopper.schedule import grid_blocks
+    from ..kernels.hopper.schedule import schedule
     from ..kernels.launch import launch
     from ..kernels.loader import load
 
     variant = chosen.shape.variant(problem.dtype)
-    params = pack_hopper(problem, scale, chosen, q, k, v, out, lse)
+    grid = schedule(problem, chosen, execution.device)
+    params = pack_hopper(problem, scale, chosen, q, k, v, out, lse, grid.reversed_planes)
     launch(
         load(variant, execution.device.index),
-        (grid_blocks(problem, chosen, execution.device), 1, 1),
+        (grid.blocks, 1, 1),
         (variant.threads,),
         variant.smem_bytes,
         execution.stream,

@@ -13,7 +13,7 @@ from cupyna.backends.hopper import CudaHopper
 from cupyna.kernels.hopper import tensor_map
 from cupyna.kernels.hopper.heuristics import hopper_choice
 from cupyna.kernels.hopper.params import pack_hopper
-from cupyna.kernels.hopper.schedule import grid_blocks
+from cupyna.kernels.hopper.schedule import schedule
 from cupyna.kernels.hopper.shapes import CONSUMER_ROWS, HOPPER_SHAPES
 from cupyna.kernels.hopper.tensor_map import BoxOrder, encode_boxes, most_tokens
 from cupyna.problem import DeviceSpec, Problem
@@ -69,21 +69,21 @@ def test_shapes_fit_a_multiprocessor() -> None:
 
 def test_blocks_take_many_tiles_unless_one_would_keep_the_others_waiting() -> None:
     line = replace(
-        LARGE, spatial=(16384,), kernel_size=(1024,), stride=(1,), dilation=(1,), head_dim=64,
-        value_dim=64, is_causal=(False,),
+        LARGE, spatial=(16384,), kernel_size=(1024,), stride=(1,), dilation=(1,), heads=16,
+        kv_heads=16, is_causal=(False,),
     )  # fmt: skip
-    for problem, is_persistent in (
-        (line, True),
-        (replace(line, is_causal=(True,)), True),
-        (replace(line, is_causal=(True,), kernel_size=(16384,)), False),
-    ):
+    causal = replace(line, is_causal=(True,))
+    dense = replace(causal, kernel_size=(16384,))
+    alone = replace(dense, heads=1, kv_heads=1, spatial=(32768,), kernel_size=(32768,))
+    for problem, reversed_planes in ((line, 0), (causal, None), (dense, 2), (alone, 3)):
         choice = hopper_choice(problem, H200)
-        items = choice.plan(problem).counts.tiles * 24
-        blocks = grid_blocks(problem, choice, H200)
-        assert items > 132 and blocks == (132 if is_persistent else items)
+        items = choice.plan(problem).counts.tiles * problem.heads
+        found = schedule(problem, choice, H200)
+        assert items > 132 and found.blocks == (items if found.reversed_planes == 3 else 132)
+        assert reversed_planes in (None, found.reversed_planes)
     few = replace(line, heads=1, kv_heads=1, spatial=(2048,))
     choice = hopper_choice(few, H200)
-    assert grid_blocks(few, choice, H200) == choice.plan(few).counts.tiles < 132
+    assert schedule(few, choice, H200).blocks == choice.plan(few).counts.tiles < 132
 
 
 def test_parameters(encoded: list[tuple]) -> None:

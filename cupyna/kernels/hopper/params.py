@@ -23,7 +23,7 @@ _TILE = np.dtype(
 )
 _COUNTS = (
     "split_axis", "box_order", "q_head_stride", "k_head_stride", "v_head_stride",
-    "heads", "head_group", "tiles", "items", "value_dim",
+    "heads", "head_group", "tiles", "items", "reversed_planes", "value_dim",
 )  # fmt: skip
 _LOG2_E = math.log2(math.e)
 
@@ -62,8 +62,9 @@ def pack_hopper(
     v: DeviceArray,
     out: DeviceArray,
     lse: DeviceArray | None,
+    reversed_planes: int = 0,
 ) -> np.ndarray[Any, Any]:
-    """One launch."""
+    """One launch; `reversed_planes` as in :class:`~cupyna.kernels.hopper.schedule.Schedule`."""
     order = box_order(problem)
     padding = AXES - problem.rank
     row_tiles = [
@@ -98,6 +99,7 @@ def pack_hopper(
         problem.head_group,
         tiles,
         tiles * problem.heads * problem.batch,
+        reversed_planes,
         problem.value_dim,
         # A running maximum needs scores that grow with a positive factor.
         math.copysign(1.0, scale) if scale else 0.0,

@@ -1,7 +1,8 @@
-"""How many blocks share the tiles of the fused forward on Hopper."""
+"""Which block takes which tiles of the fused forward on Hopper, and in what order."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -10,30 +11,53 @@ from cupyna.problem import DeviceSpec, Problem
 
 from .heuristics import HopperChoice, key_tile_us, tile_us
 
-__all__ = ["grid_blocks"]
+__all__ = ["Schedule", "schedule"]
 
-# What a tile takes longer in a block of its own: measured over 43 tiles to a multiprocessor.
-_BLOCK_US = 12.0
+# What a tile takes longer in a block of its own.
+_BLOCK_US = 6.0
 
-# Items after which the busiest block is known well enough.
-_MOST_ITEMS = 1 << 20
+# Tiles after which the busiest block is known well enough.
+_MOST_TILES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The grid of a launch.
+
+    Parameters
+    ----------
+    blocks : int
+        Each takes every n-th tile.
+    reversed_planes : int
+        Whether tiles of a head come last first: bit 0 for even heads of the batch, 1 for odd ones.
+    """
+
+    blocks: int
+    reversed_planes: int = 0
 
 
 @lru_cache(maxsize=1024)
-def grid_blocks(problem: Problem, choice: HopperChoice, device: DeviceSpec) -> int:
-    """Blocks of the launch: one for each multiprocessor, or one for each tile.
+def schedule(problem: Problem, choice: HopperChoice, device: DeviceSpec) -> Schedule:
+    """One block for each multiprocessor, or one for each tile.
 
     A persistent block takes every n-th tile and sets up once. Where windows are cut off by
-    causality, tiles differ, and the busiest block may keep all others waiting: then the hardware
-    hands tiles out one by one, and each pays for a block of its own.
+    causality, tiles differ, and the busiest block may keep all others waiting: taking every other
+    head backwards may balance them. If it does not, the hardware hands tiles out one by one, the
+    longest first, and each pays for a block of its own.
     """
     box_tiles = choice.plan(problem).box_tiles_of_each
     planes = problem.batch * problem.heads
     items, processors = planes * box_tiles.size, device.processors
     if items <= processors or not any(problem.is_causal):
-        return min(items, processors)
-    tile_times = tile_us() + box_tiles * key_tile_us(choice.shape)
-    some = np.tile(tile_times, max(1, min(planes, _MOST_ITEMS // box_tiles.size)))
-    of_blocks = np.bincount(np.arange(some.size) % processors, weights=some)
-    waiting = float(of_blocks.max() - of_blocks.mean()) * items / some.size
-    return processors if waiting <= _BLOCK_US * items / processors else items
+        return Schedule(min(items, processors))
+    ahead = tile_us() + box_tiles * key_tile_us(choice.shape)
+    some = max(1, min(planes, _MOST_TILES // ahead.size))
+    waits = []
+    for odd in (ahead, ahead[::-1]):
+        times = np.concatenate([odd if plane % 2 else ahead for plane in range(some)])
+        of_blocks = np.bincount(np.arange(times.size) % processors, weights=times)
+        waits.append(float(of_blocks.max() - of_blocks.mean()) * planes / some)
+    apart = _BLOCK_US * items / processors + float(ahead.mean()) / 2
+    if min(waits) > apart:
+        return Schedule(items, reversed_planes=3)
+    return Schedule(processors, reversed_planes=0 if waits[0] <= waits[1] else 2)
