@@ -254,7 +254,7 @@ def _operations(direction: Direction) -> tuple[Operation, ...]:
 def _with_sinks(
     direction: Direction, tensors: Tensors, options: Mapping[str, Any], about: Mapping[str, Any]
 ) -> Work:
-    """The window and tokens that every query sees, merged by their log-sum-exps."""
+    """The window and tokens that every query sees."""
     if direction != "forward":
         raise Refused("tokens beside the grid are timed forward")
     from ..torch import neighborhood_attention
