@@ -1,27 +1,18 @@
-// One entry of the bias to a lane: the pairs of query and key that it was added to.
+// Gradient of the bias from gradients of scores in blocks of runs. The slots that name a warp's
+// entries are neighbors in memory.
 #pragma once
 
-#include "../../common/numeric.cuh"
-#include "../../geometry/run.cuh"
+#include "../bias/entry.cuh"
 
 namespace cupyna {
 
 template <typename T>
-struct NaiveBiasGradient {
-  using Number = Wide<T>;
+struct NaiveBiasGradient : BiasEntry<T, Params> {
+  using Base = BiasEntry<T, Params>;
+  using Base::params, Base::x_entry, Base::y_entry, Base::z_entry, Base::slot;
+  using typename Base::Number;
 
-  const Params& params;
-  int x_entry, y_entry, z_entry;
-
-  // `block` counts groups of 32 entries along z, then entries along y, then along x.
-  __device__ NaiveBiasGradient(const Params& given, int block, int lane) : params(given) {
-    const int parts = (entries(2) + 31) / 32;
-    z_entry = block % parts * 32 + lane;
-    y_entry = block / parts % entries(1);
-    x_entry = block / parts / entries(1);
-  }
-
-  __device__ bool exists() const { return z_entry < entries(2); }
+  using Base::Base;
 
   // Sum over the runs of all batch entries that fall to this warp.
   __device__ Number sum(int head, int warp, int warps) const {
@@ -40,20 +31,7 @@ struct NaiveBiasGradient {
     return total;
   }
 
-  __device__ void store(int head, Number total) const {
-    *(params.bias.at<T>(0, x_entry, y_entry, z_entry, head)) = narrow<T>(total);
-  }
-
  private:
-  __device__ int entries(int axis) const { return 2 * params.axis[axis].kernel_size - 1; }
-
-  // The slot of a query at which an entry was added, or -1.
-  static __device__ __forceinline__ int slot(const Place& place, int entry) {
-    const int key = place.position + entry - (place.line.kernel_size - 1);
-    const int begin = place.line.window_begin(place.position);
-    return key >= begin && key < place.line.window_end(place.position) ? key - begin : -1;
-  }
-
   // Quads hold zero where a query does not see a key.
   __device__ __forceinline__ Number sum_run(const Run& run, const Quad<Number>* quads) const {
     const int begin = run.z.line.window_begin(run.z.position);
