@@ -13,6 +13,7 @@ from cupyna.arrays.host import host_dtype
 from cupyna.kernels.compiler import find_compiler
 from cupyna.kernels.fused.params import (
     ATTENTION_PARAMS,
+    BIAS_GRADIENT_PARAMS,
     FORWARD_PARAMS,
     GRADIENT_PARAMS,
     Gradients,
@@ -47,6 +48,7 @@ def assertions(struct: str, dtype: np.dtype) -> Iterator[str]:
         ("gemm_params.cuh", "GemmParams", GEMM_PARAMS),
         ("hopper_params.cuh", "HopperParams", HOPPER_PARAMS),
         ("attention_params.cuh", "GradientParams", GRADIENT_PARAMS),
+        ("attention_params.cuh", "BiasGradientParams", BIAS_GRADIENT_PARAMS),
     ],
 )
 def test_the_mirror_lies_like_the_struct(
