@@ -30,7 +30,8 @@ __all__ = [
 
 # Clocks of one multiprocessor: per multiplication of a pair's channel, per pair of softmax and of
 # mask, per 16 bytes copied into shared memory, per column tile and per row tile for all the rest,
-# and more per column tile where its rows come with it.
+# more per column tile where its rows come with it, and the part of a multiplication where warps of
+# 32 rows split columns, which reads less shared memory.
 # Fitted to 69 tilings of 11 forward problems measured on an H200, with a root-mean-square error of
 # 16 %.
 _MULTIPLY = 1.0e-3
@@ -40,6 +41,7 @@ _COPY = 0.245
 _COLUMN_TILE = 323.0
 _TILE = 1880.0
 _PAIR_OF_TILES = 400.0
+_TALL_SPLIT = 0.8
 _CLOCKS_PER_US = 1700.0
 _LAUNCH_US = 3.0
 
@@ -214,6 +216,10 @@ def _time_us(
         column_tile_clocks += _PAIR_OF_TILES
     chunks = block.box_tiles * copied * shape.head_dim * shape.item_bytes / 16 * 2
     multiplications = _MULTIPLICATIONS[shape.direction, shape.side] + shape.sums_queries
+    if shape.shares > 1 and not shape.splits:  # each share computes all weights and their gradients
+        multiplications += 2 * (shape.shares - 1)
+    if shape.splits and shape.row_tiles > 1:
+        multiplications *= _TALL_SPLIT
     if shape.item_bytes == 4:  # TF32 has half the rate of 16-bit elements
         multiplications *= 2 if problem.allow_tf32 else 6
     # Keys meet the queries of every head that reads theirs.

@@ -31,7 +31,7 @@ _COLUMN_TABLE_BYTES = 4 + 16 + 4
 _WARP_TABLE_BYTES = 48
 _BLOCK_TABLE_BYTES = 3 * (28 + 16 + 48)
 _STATISTICS_BYTES = 8  # of one query
-_ALIGNMENT_BYTES = 32  # between the tables
+_ALIGNMENT_BYTES = 64  # between the tables
 _STAGES = 2
 
 
@@ -89,7 +89,12 @@ class FusedShape:
     @property
     def takes_bias(self) -> bool:
         """Whether scores may have a bias; elsewhere registers are too short for its addresses."""
-        return self.row_tiles == 1 and self.column_block == self.columns
+        return self.row_tiles == 1 and (self.column_block == self.columns or self.splits)
+
+    @property
+    def splits(self) -> bool:
+        """Whether warps with the same rows compute the scores of different columns."""
+        return self.shares > 1 and self.column_block < self.columns
 
     @property
     def takes_additional(self) -> bool:
@@ -108,6 +113,9 @@ class FusedShape:
         scores = self.rows * self.columns * 2 + self.warps if self.sums_queries else 0
         if self.direction == "bias_gradient":
             scores = self.rows * self.columns * self.item_bytes + 4 * self.warps
+        if self.splits:  # weights and their gradients, for the other warp
+            handed = (self.side == "key") + (not self.sums_queries)
+            scores += handed * self.rows * self.columns * self.item_bytes
         return tiles + tables + scores + _ALIGNMENT_BYTES
 
     @property
@@ -187,11 +195,11 @@ def _gradient(
 
 
 def _lone_gradient(
-    head_dim: int, row_tiles: int, warps: int, column_block: int, blocks: int
+    head_dim: int, row_tiles: int, warps: int, column_block: int, blocks: int, shares: int = 1
 ) -> FusedShape:
     return FusedShape(
         "gradient", "key", 2, head_dim, row_tiles, warps, 64, column_block, blocks,
-        sums_queries=True,
+        sums_queries=True, shares=shares,
     )  # fmt: skip
 
 
@@ -235,14 +243,16 @@ GRADIENT_SHAPES = (
     _gradient("key", 2, 64, row_tiles=2, columns=32, column_block=32),
     _gradient("key", 2, 128, row_tiles=1, columns=32, column_block=32),
     _gradient("key", 2, 128, row_tiles=1, columns=64, column_block=32),
-    _gradient("key", 2, 256, row_tiles=1, columns=32, column_block=32, blocks=1, shares=2),
+    _gradient("key", 2, 256, row_tiles=1, columns=32, column_block=16, blocks=1, shares=2),
     _gradient("key", 2, 256, row_tiles=1, columns=16, column_block=16, blocks=1, shares=2),
     _gradient("key", 4, 32, row_tiles=1, columns=64, column_block=64),
     _gradient("key", 4, 64, row_tiles=1, columns=32, column_block=32),
+    _gradient("key", 4, 128, row_tiles=1, columns=32, column_block=16, blocks=1, shares=2),
     _gradient("key", 4, 128, row_tiles=1, columns=16, column_block=16, blocks=1, shares=2),
     # More keys to a block are fewer additions to the sums of each query.
     _lone_gradient(64, row_tiles=2, warps=4, column_block=32, blocks=2),
     _lone_gradient(128, row_tiles=1, warps=8, column_block=32, blocks=1),
+    _lone_gradient(128, row_tiles=2, warps=4, column_block=32, blocks=1, shares=2),
 )
 
 # Float32 has no kernels of plain TF32 here: these do two products of ten.
