@@ -48,4 +48,20 @@ struct GradientParams : AttentionParams {
   int row_lanes;           // threads of a row of queries, 8 channels each: a power of two
 };
 
+// Where the column tiles that a tile of queries may meet lie, along one axis: the first one's
+// distance from the tile of queries, and how many follow each other.
+struct DistanceAxis {
+  int first;
+  int tiles;
+};
+
+struct BiasGradientParams : GradientParams {
+  Array dbias;
+  float* partial_sums;  // [parts, heads, distances, offsets]; offsets of one pair of tiles
+  DistanceAxis distance[kAxes];
+  int batches;
+  int parts;  // blocks that share the pairs of tiles of one head and distance
+  int lanes;  // threads that add up one entry: a power of two
+};
+
 }  // namespace cupyna

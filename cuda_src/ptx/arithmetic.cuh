@@ -11,6 +11,13 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
+// threadIdx.x % 32, which a compiler does not know.
+__device__ __forceinline__ unsigned lane_id() {
+  unsigned lane;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
+
 // The same number, but what is computed from it is not kept in registers for another place that
 // computes it too.
 __device__ __forceinline__ unsigned computed_here(unsigned x) {

@@ -3,7 +3,7 @@
 The portable family runs on tensor cores of every GPU since Ampere (mma.sync, cp.async): in float16,
 bfloat16, and float32 as products of TF32 numbers. Forward is one kernel; backward is one for the
 gradients of the queries and one for those of keys and values, or one for both that adds the
-gradients of the queries to sums in memory.
+gradients of the queries to sums in memory. The gradient of a bias takes two more kernels.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..problem import DeviceSpec, Method, Operation, Problem
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..kernels.fused.bias import BiasChoice
     from ..kernels.fused.heuristics import FusedChoice
     from ..kernels.fused.tuning import Passes
     from ..kernels.window.costs import WindowChoice
@@ -50,8 +51,6 @@ class CudaFused:
         if operation not in ("forward", "backward"):
             return ("stores no weights: 'naive' does",)
         reasons = []
-        if operation == "backward" and problem.has_bias:
-            reasons.append("has no gradient of a bias")
         if not architectures_on(device.compute_capability):
             major, minor = device.compute_capability
             reasons.append(f"needs compute capability {SERVED}, {device.name} has {major}.{minor}")
@@ -77,6 +76,7 @@ class CudaFused:
         return tuple(reasons)
 
     def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
+        from ..kernels.fused.bias import bias_gradient_choice
         from ..kernels.fused.tuning import model_passes
         from ..kernels.window.costs import faster_window_choice
 
@@ -84,6 +84,14 @@ class CudaFused:
         passes: tuple[FusedChoice | WindowChoice, ...] = (
             model_passes(problem, operation, device) if window is None else (window,)
         )
+        workspace = _workspace_bytes(problem, operation, passes)
+        of_bias = bias_gradient_choice(problem, device) if _has_dbias(problem, operation) else None
+        notes: tuple[str, ...] = ()
+        if of_bias is not None:
+            workspace += 4 * math.prod(of_bias.partial_sums(problem))
+            tiling = of_bias.tiling
+            notes = (f"gradient of the bias {tiling.time_us:.0f} us, {of_bias.parts} parts",)
+            passes = (*passes, tiling)
         counts = [chosen.plan(problem).counts for chosen in passes]
         planes = problem.batch * problem.heads
         computed = sum(count.computed_products for count in counts)
@@ -94,9 +102,9 @@ class CudaFused:
             kv_tile=passes[0].column_tile,
             useful_products=sum(count.useful_products for count in counts) * planes,
             computed_products=computed * planes,
-            workspace_bytes=_workspace_bytes(problem, operation, passes),
+            workspace_bytes=workspace,
             time_us=sum(chosen.time_us for chosen in passes),
-            notes=(f"{dense:.0%} without a mask",),
+            notes=(f"{dense:.0%} without a mask", *notes),
         )
 
     def forward(
@@ -184,7 +192,8 @@ class CudaFused:
         dv: DeviceArray,
         dbias: DeviceArray | None,
     ) -> None:
-        from ..kernels.fused.params import Gradients, pack_gradient
+        from ..kernels.fused.bias import bias_gradient_choice
+        from ..kernels.fused.params import Gradients, pack_bias_gradient, pack_gradient
 
         queries = problem.batch * problem.heads * math.prod(problem.spatial)
         statistics = execution.empty((queries, 2), "float32").pointer
@@ -211,6 +220,16 @@ class CudaFused:
                 _launch_rows("fused_query_gradients", problem, execution, params[0])
 
         run(_passes(problem, "backward", execution, run))
+        if bias is None or dbias is None:
+            return
+        of_bias = bias_gradient_choice(problem, execution.device)
+        assert of_bias is not None, "refused"
+        partial_sums = execution.empty(of_bias.partial_sums(problem), "float32").pointer
+        gradients = Gradients(dout, dlse, dq, dk, dv, statistics)
+        packed = pack_bias_gradient(
+            problem, scale, of_bias, q, k, v, bias, out, lse, gradients, dbias, partial_sums
+        )
+        _launch_bias_gradient(problem, of_bias, execution, packed)
 
     def is_tuned(self, problem: Problem, operation: Operation, device: DeviceSpec) -> bool:
         """Whether nothing is left to measure for a call with ``tune=True``."""
@@ -241,6 +260,39 @@ def _workspace_bytes(problem: Problem, operation: Operation, passes: tuple[objec
         return 0
     numbers = 2 + (problem.head_dim if len(passes) == 1 else 0)
     return 4 * numbers * problem.batch * problem.heads * math.prod(problem.spatial)
+
+
+def _has_dbias(problem: Problem, operation: Operation) -> bool:
+    return operation == "backward" and problem.has_bias
+
+
+def _launch_bias_gradient(
+    problem: Problem, choice: BiasChoice, execution: Execution, params: np.ndarray
+) -> None:
+    """Sums by distance, then by entry."""
+    from ..kernels.launch import launch
+    from ..kernels.loader import load
+    from ..kernels.manifest import variant_of
+
+    variant = choice.tiling.shape.variant(problem)
+    launch(
+        load(variant, execution.device.index),
+        (choice.blocks, problem.heads, choice.parts),
+        (variant.threads,),
+        variant.smem_bytes,
+        execution.stream,
+        params,
+    )
+    variant = variant_of("fused_bias_sums", problem.dtype, 0)
+    entries = math.prod(problem.bias_shape[1:])
+    launch(
+        load(variant, execution.device.index),
+        (-(-entries * choice.lanes // variant.threads), problem.heads, 1),
+        (variant.threads,),
+        0,
+        execution.stream,
+        params,
+    )
 
 
 def _launch_rows(family: str, problem: Problem, execution: Execution, params: np.ndarray) -> None:

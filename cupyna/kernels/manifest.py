@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from .fused.shapes import FORWARD_SHAPES, GRADIENT_SHAPES
+from .fused.shapes import BIAS_SHAPES, FORWARD_SHAPES, GRADIENT_SHAPES
 from .gemm.shapes import gemm_variants
 from .hopper.shapes import HOPPER_SHAPES
 from .variant import ARCHITECTURES, Variant
@@ -46,6 +46,10 @@ def _fused() -> Iterator[Variant]:
         for shape in (*FORWARD_SHAPES, *GRADIENT_SHAPES):
             if shape.item_bytes == (4 if dtype == "float32" else 2):
                 yield from (shape.row(dtype, allow_tf32) for allow_tf32 in ways)
+        for shape in BIAS_SHAPES:
+            if shape.item_bytes == (4 if dtype == "float32" else 2):
+                yield shape.row(dtype)
+        yield Variant("fused_bias_sums", dtype, 0, threads=256)
         if dtype != "float32":
             for family in ("fused_statistics", "fused_query_gradients"):
                 yield Variant(family, dtype, 0, threads=256)

@@ -35,7 +35,6 @@ NAMED = {
     if problem.head_dim <= MOST_CHANNELS[problem.item_bytes]
 }
 named_problems = pytest.mark.parametrize("problem", NAMED.values(), ids=NAMED.keys())
-GRADIENTS = {name: problem for name, problem in NAMED.items() if not problem.has_bias}
 head_dims = st.sampled_from([8, 16, 24, 32, 40, 64, 72, 128, 160, 256])
 
 
@@ -81,28 +80,28 @@ def differentiate(
     library: str, problem: Problem, given: Inputs, deterministic: bool = True
 ) -> list[np.ndarray]:
     stored = stored_forward(problem, given)
-    arrays = (given.dout, given.q, given.k, given.v, *stored, given.dlse)
-    *arguments, dlse = (put(library, array) for array in arrays)
+    arrays = (given.dout, given.q, given.k, given.v, *stored, given.dlse, given.bias)
+    *arguments, dlse, bias = (put(library, array) for array in arrays)
     with guarded(library):
         gradients = fused.neighborhood_attention_backward(
             *arguments, problem.kernel_size,
             stride=problem.stride, dilation=problem.dilation, is_causal=problem.is_causal,
-            scale=given.scale, dlse=dlse, allow_tf32=problem.allow_tf32,
+            bias=bias, scale=given.scale, dlse=dlse, allow_tf32=problem.allow_tf32,
             deterministic=deterministic,
         )  # fmt: skip
-    return [get(gradient) for gradient in gradients[:3]]
+    return [get(gradient) for gradient in gradients]
 
 
 def check_backward(library: str, problem: Problem, given: Inputs) -> None:
     expected = expected_backward(problem, given, with_dlse=True, weights=problem.dtype)
     for deterministic in (False, True):
         gradients = differentiate(library, problem, given, deterministic)
-        for name, found in zip(("dq", "dk", "dv"), gradients, strict=True):
-            expected[name].check(found)
+        for wanted, found in zip(expected.values(), gradients, strict=True):
+            wanted.check(found)
 
 
 @each_gpu_library
-@pytest.mark.parametrize("problem", GRADIENTS.values(), ids=GRADIENTS.keys())
+@named_problems
 @pytest.mark.usefixtures("passes")
 def test_named_gradients(library: str, problem: Problem) -> None:
     check_backward(library, problem, inputs(problem))
@@ -151,16 +150,17 @@ def test_any_gradient(
     scale: float | None,
     seed: int,
 ) -> None:
-    problem = replace(with_channels(problem, channels, allow_tf32), has_bias=False)
+    problem = with_channels(problem, channels, allow_tf32)
     given = inputs(problem, seed)
     check_backward("cupy", problem, given if scale is None else replace(given, scale=scale))
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_run_gives_the_same_bits(dtype: str) -> None:
+def test_every_run_gives_the_same_bits(dtype: str, has_bias: bool) -> None:
     problem = Problem(
-        2, (40, 33), 4, 2, 64, 64, dtype, (9, 12), (1, 3), (2, 1), (False, True)
+        2, (40, 33), 4, 2, 64, 64, dtype, (9, 12), (1, 3), (2, 1), (False, True), has_bias
     )  # fmt: skip
     given = inputs(problem)
     for run in (attend, differentiate):
@@ -203,3 +203,12 @@ def test_sums_over_long_windows(dtype: str) -> None:
     given = inputs(problem)
     check("cupy", problem, given)
     check_backward("cupy", problem, given)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_bias_of_many_queries(dtype: str) -> None:
+    problem = Problem(
+        8, (33, 30), 3, 3, 32, 32, dtype, (7, 7), (1, 1), (1, 1), (False, False), has_bias=True
+    )  # fmt: skip
+    check_backward("cupy", problem, inputs(problem))

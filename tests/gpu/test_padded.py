@@ -46,18 +46,17 @@ def test_any_number_of_channels(problem: Problem, seed: int) -> None:
     expected = expected_forward(problem, data, weights=problem.dtype)
     expected["out"].check(get(out))
     expected["lse"].check(get(lse))
-    if problem.has_bias:
-        return
     dout, stored_out, stored_lse = (
         put("cupy", a) for a in (data.dout, *stored_forward(problem, data))
     )
     with guarded("cupy"):
         gradients = fused.neighborhood_attention_backward(
-            dout, q, k, v, stored_out, stored_lse, scale=data.scale, **window
+            dout, q, k, v, stored_out, stored_lse, bias=bias, scale=data.scale, **window
         )
     wanted = expected_backward(problem, data, weights=problem.dtype)
-    for name, gradient in zip(("dq", "dk", "dv"), gradients, strict=False):
-        wanted[name].check(get(gradient))
+    for name, gradient in zip(("dq", "dk", "dv", "dbias"), gradients, strict=True):
+        if gradient is not None:
+            wanted[name].check(get(gradient))
 
 
 def test_views_between_vectors() -> None:

@@ -3,60 +3,95 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 
-from cupyna import naive
+from cupyna import fused, naive
 from cupyna.problem import Problem
 from cupyna.testing import Inputs, expected_backward, expected_forward
 from cupyna.testing.expected import Expected
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 
-# Tokens of the part that is compared, and those of them that no other token's window touches.
-TAIL, OWN = 200, 60
+# Tokens of the parts that are compared, those in their middle that no border of a part touches, and
+# those at the end of the last one.
+PART, MIDDLE, OWN = 400, 60, 60
+WINDOW, HEAD_DIM = 64, 64
 
 
-def last(expected: Expected, count: int) -> Expected:
-    """The last tokens of an expected result."""
-    cut = {name: getattr(expected, name)[:, -count:] for name in ("exact", "emulated", "magnitude")}
-    return dataclasses.replace(expected, **cut)
+def cut(expected: Expected, tokens: slice) -> Expected:
+    """Some tokens of an expected result."""
+    parts = {
+        name: getattr(expected, name)[:, tokens] for name in ("exact", "emulated", "magnitude")
+    }
+    return dataclasses.replace(expected, **parts)
 
 
-def test_arrays_and_weights_of_more_than_2_31_elements() -> None:
+def draw(length: int) -> list[Any]:
+    """Queries, keys, values and a gradient of the output, of one head."""
     import cupy
 
-    window, head_dim = 64, 64
-    length = 2**31 // head_dim + 4096
-    shape = (1, length, 1, head_dim)
     generator = cupy.random.default_rng(0)
     unit = generator.standard_normal((1 << 24) + 77, dtype=np.float32).astype(np.float16)
-
-    def draw(offset: int) -> cupy.ndarray:
-        array = cupy.empty(shape, np.float16)
-        flat = array.reshape(-1)
+    arrays = []
+    for offset in (0, 1001, 2002, 3003):
+        array = cupy.empty((1, length, 1, HEAD_DIM), np.float16)
+        flat, rolled = array.reshape(-1), cupy.roll(unit, offset)
         for begin in range(0, flat.size, unit.size):
             part = flat[begin : begin + unit.size]
-            part[...] = cupy.roll(unit, offset)[: part.size]
-        return array
+            part[...] = rolled[: part.size]
+        arrays.append(array)
+    return arrays
 
-    q, k, v, dout = map(draw, (0, 1001, 2002, 3003))
-    assert q.size > 2**31 and length * window > 2**31
-    out, lse = naive.na1d(q, k, v, window, return_lse=True)
 
+@pytest.mark.parametrize(
+    ("method", "has_bias", "gigabytes"),
+    [(naive, False, 75), (fused, True, 45), (fused, False, 55)],
+    ids=["naive", "fused in two passes", "fused in one pass"],
+)
+def test_arrays_and_weights_of_more_than_2_31_elements(
+    method: Any, has_bias: bool, gigabytes: int
+) -> None:
+    import cupy
+
+    cupy.get_default_memory_pool().free_all_blocks()
+    if cupy.cuda.runtime.memGetInfo()[0] < gigabytes << 30:
+        pytest.skip(f"needs {gigabytes} GiB of device memory")
+    length = 2**31 // HEAD_DIM + 4096
+    q, k, v, dout = draw(length)
+    assert q.size > 2**31 and length * WINDOW > 2**31
+    # A bias is served by the portable kernels alone, and by two passes.
+    bias = cupy.linspace(-1, 1, 2 * WINDOW - 1, dtype=np.float16)[None] if has_bias else None
+    out, lse = method.na1d(q, k, v, WINDOW, bias=bias, return_lse=True)
+    gradients = method.neighborhood_attention_backward(dout, q, k, v, out, lse, WINDOW, bias=bias)
+    found = dict(zip(("out", "lse", "dq", "dk", "dv"), (out, lse, *gradients[:3]), strict=True))
+    assert all(np.isfinite(of_bias.get()).all() for of_bias in gradients[3:])
+
+    # The first tokens, those on both sides of element 2^31, and the last.
+    middle = slice((PART - MIDDLE) // 2, (PART + MIDDLE) // 2)
+    samples = {
+        0: slice(OWN),
+        2**31 // HEAD_DIM - PART // 2: middle,
+        length - PART: slice(PART - OWN, PART),
+    }
     problem = Problem(
-        1, (TAIL,), 1, 1, head_dim, head_dim, "float16", (window,), (1,), (1,), (False,)
+        1, (PART,), 1, 1, HEAD_DIM, HEAD_DIM, "float16", (WINDOW,), (1,), (1,), (False,), has_bias
     )
-    tail = [array[:, -TAIL:].get() for array in (q, k, v, dout)]
-    given = Inputs(*tail[:3], None, tail[3], np.zeros((1, TAIL, 1), np.float32), head_dim**-0.5)
-    expected = expected_forward(problem, given)
-    last(expected["out"], OWN).check(out[:, -OWN:].get())
-    last(expected["lse"], OWN).check(lse[:, -OWN:].get())
-    gradients = naive.neighborhood_attention_backward(dout, q, k, v, out, lse, window)
-    for gradient, wanted in zip(gradients, expected_backward(problem, given).values(), strict=True):
-        last(wanted, OWN).check(gradient[:, -OWN:].get())
-    del q, k, v, dout, out, lse, gradients
+    weights = "float16" if method is fused else None
+    host_bias = None if bias is None else bias.get()
+    for begin, own in samples.items():
+        parts = [array[:, begin : begin + PART].get() for array in (q, k, v, dout)]
+        no_dlse = np.zeros((1, PART, 1), np.float32)
+        given = Inputs(*parts[:3], host_bias, parts[3], no_dlse, HEAD_DIM**-0.5)
+        expected = {
+            **expected_forward(problem, given, weights),
+            **expected_backward(problem, given, weights=weights),
+        }
+        for name, array in found.items():
+            cut(expected[name], own).check(array[:, begin : begin + PART][:, own].get())
+    del q, k, v, dout, out, lse, gradients, found, array
     cupy.get_default_memory_pool().free_all_blocks()
 
 

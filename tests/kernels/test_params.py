@@ -14,6 +14,7 @@ from cupyna.kernels.compiler import find_compiler
 from cupyna.kernels.copies import COPY_PARAMS
 from cupyna.kernels.fused.params import (
     ATTENTION_PARAMS,
+    BIAS_GRADIENT_PARAMS,
     FORWARD_PARAMS,
     GRADIENT_PARAMS,
     Gradients,
@@ -51,6 +52,7 @@ def assertions(struct: str, dtype: np.dtype) -> Iterator[str]:
         ("hopper_params.cuh", "HopperParams", HOPPER_PARAMS),
         ("attention_params.cuh", "GradientParams", GRADIENT_PARAMS),
         ("window_params.cuh", "WindowParams", WINDOW_PARAMS),
+        ("attention_params.cuh", "BiasGradientParams", BIAS_GRADIENT_PARAMS),
     ],
 )
 def test_the_mirror_lies_like_the_struct(

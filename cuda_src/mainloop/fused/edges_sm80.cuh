@@ -34,11 +34,12 @@ __device__ __forceinline__ void mask_scores(const Tile& tile, float (&scores)[kR
   }
 }
 
-// Scores times scale plus bias, in powers of two; -inf where the window has no such pair.
+// Scores times scale plus bias, in powers of two; -inf where the window has no such pair. The
+// scores are those of columns from `first` on.
 template <typename T, typename Tile, int kRowTiles, int kPairs>
 __device__ __forceinline__ void add_bias(const Tile& tile, float (&scores)[kRowTiles][kPairs][4],
                                          const Coordinate& origin, int query_head, int warp,
-                                         float scale_log2) {
+                                         float scale_log2, int first = 0) {
   const Array& bias = tile.params.bias;
   const T* biases = static_cast<const T*>(bias.data) + query_head * bias.head;
   // The bias of a pair is found by key - query: columns count up where they are the keys.
@@ -56,7 +57,7 @@ __device__ __forceinline__ void add_bias(const Tile& tile, float (&scores)[kRowT
       const int z = kSign * (origin.z - at.z) + tile.line[2].kernel_size - 1;
 #pragma unroll
       for (int pair = 0; pair < kPairs; ++pair) {
-        const uint2 fields = fields_of(tile, pair * 8);
+        const uint2 fields = fields_of(tile, first + pair * 8);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const unsigned field = i == 0 ? fields.x : fields.y;

@@ -186,10 +186,16 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
         }
       }
       if constexpr (!Products::kAddsTiles) {
-        Products::multiply_columns(sums, scores, values, depth);
+        typename Products::Fragment weights[kRowTiles];
+        Products::round(weights, scores, depth);
+        Products::multiply_columns(sums, weights, values, depth);
       }
     }
-    if constexpr (Products::kAddsTiles) Products::add_columns(sums, scores, values);
+    if constexpr (Products::kAddsTiles) {
+      typename Products::Weights weights;
+      Products::round(weights, scores);
+      Products::sum_columns(sums, weights, values);
+    }
   }
 
   // A warp's rows of Q are read by no one else, so its rows of O take their place.

@@ -12,6 +12,11 @@
 //     rows are keys:     dV += P^T dO,  dK += dS^T Q     (P and dS are held transposed)
 //                        dS -> shared memory, dQ = dS K -> added to global memory
 //
+// Where kShares warps have the same rows, each sums a share of the channels. Either each computes
+// all weights, or, of tiles that are wide enough, the weights of a block of its own (kSplits) and
+// hands them to the other through shared memory: rows of 32 with 32 columns to a warp take two
+// thirds of the reads of shared memory that rows of 16 take.
+//
 // delta = sum(dO * O) - dlse of each query. The pass over queries computes it and leaves it, with
 // the log-sum-exp, for the pass over keys; before a lone pass over keys a small kernel does. P and
 // dS are rounded to the element type between the products and never leave the registers of the warp
@@ -39,16 +44,29 @@ struct FusedGradientSm80
 
   static_assert(!kSumsQueries || !kRowsAreQueries, "queries sum their own gradients");
 
+  // Whether shares compute a block of columns each; they sum over the blocks of both.
+  static constexpr bool kSplits = kShares == 2 && kColumns == 2 * kBlock;
+  static_assert(kShares == 1 || kSplits || kColumns == kBlock, "a share has a block or all");
+  static constexpr int kFragments = kRowTiles * kBlock / Products::kWeightDepth;
+
   using Columns = Swizzle<kColumns * 2>;
 
+  template <bool kIsHanded>
+  using Handed = uint4[kSplits && kIsHanded ? kShares * kWarps : 1]
+                      [kSplits && kIsHanded ? kFragments : 1][kSplits && kIsHanded ? 32 : 1];
+
   struct Shared : Tile::Shared {
+    // Where shares split columns: weights and their gradients as fragments of products, for the
+    // warp with the same rows. Of gradients `scores` has them too, where it is there.
+    Handed<!kRowsAreQueries> weights;
+    Handed<!kSumsQueries> gradients;
     // Where dQ is summed too: dS of a column tile, [key, query], and the warps that met it.
     alignas(16) T scores[kSumsQueries ? Tile::kRows * kColumns : 1];
     bool has_met[kWarps];
   };
 
   // Elsewhere registers are too short for the addresses of biases.
-  static constexpr bool kTakesBias = kRowTiles == 1 && kBlock == kColumns;
+  static constexpr bool kTakesBias = kRowTiles == 1 && (kBlock == kColumns || kSplits);
 
   const GradientParams& params;
   Shared& shared;
@@ -74,16 +92,23 @@ struct FusedGradientSm80
       if (has_met) {
         const int query_head = kRowsAreQueries ? head : shared.walk[place].head;
         const bool is_edge = !Tile::is_within(box.all, origin);
+        if constexpr (kSplits) {
+          step(first, second, origin, query_head, stage, share() * kBlock, warp, is_edge);
+        } else {
 #pragma unroll 1
-        for (int block = 0; block < kColumns; block += kBlock) {
-          step(first, second, origin, query_head, stage, block, warp, is_edge);
+          for (int block = 0; block < kColumns; block += kBlock) {
+            step(first, second, origin, query_head, stage, block, warp, is_edge);
+          }
         }
       }
       if constexpr (kSumsQueries) {
         if (threadIdx.x % 32 == 0) shared.has_met[warp] = has_met;
-        __syncthreads();
-        sum_queries(shared.walk[place], warp);
       }
+      if constexpr (kSumsQueries || kSplits) __syncthreads();
+      if constexpr (kSplits) {
+        if (has_met) sum_others(first, second, stage, warp);
+      }
+      if constexpr (kSumsQueries) sum_queries(shared.walk[place], threadIdx.x / 32);
       place = Tile::after(place);
     }
     store(first, second, warp);
@@ -134,7 +159,9 @@ struct FusedGradientSm80
 
   // Where the warp's share of the channels that it sums begins.
   static __device__ __forceinline__ int share() {
-    return kShares == 1 ? 0 : threadIdx.x / 32 / kWarps;
+    if constexpr (kShares == 1) return 0;
+    // Registers are too short to keep what follows from it from one tile to the next.
+    return (kSplits ? ptx::computed_here(threadIdx.x) : threadIdx.x) / 32 / kWarps;
   }
   static __device__ __forceinline__ int first_chunk() {
     return share() * (kHeadDim / kShares / Tile::kPerChunk);
@@ -165,7 +192,7 @@ struct FusedGradientSm80
     });
     const bool has_bias = kTakesBias && params.bias.data != nullptr;
     if (kTakesBias && has_bias) {
-      add_bias<T>(*this, weights, origin, query_head, warp, params.scale_log2);
+      add_bias<T>(*this, weights, origin, query_head, warp, params.scale_log2, block);
       factor = 1;
     }
 #pragma unroll
@@ -183,12 +210,17 @@ struct FusedGradientSm80
     if (is_edge && !has_bias) {
       mask_scores(*this, weights, origin, warp, 0.f, block);
     }
-    if constexpr (!kRowsAreQueries) multiply(second, weights, seconds);
+    if constexpr (!kRowsAreQueries) {
+      typename Products::Weights rounded;
+      Products::round(rounded, weights);
+      if constexpr (kSplits) hand_over(shared.weights, rounded);
+      Products::sum_columns(second, rounded, seconds, first_chunk());
+    }
     Scores gradients = {};
-    Products::multiply_rows(gradients, seconds,
-                            [&](unsigned (&fragment)[4], int row_tile, int depth) {
-                              Products::load_row(fragment, shared.rows[1], warp, row_tile, depth);
-                            });
+    Products::template multiply_rows<kSplits>(
+        gradients, seconds, [&](unsigned (&fragment)[4], int row_tile, int depth) {
+          Products::template load_row<kSplits>(fragment, shared.rows[1], warp, row_tile, depth);
+        });
 #pragma unroll
     for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
 #pragma unroll
@@ -200,13 +232,74 @@ struct FusedGradientSm80
         }
       }
     }
-    multiply(first, weights, firsts);
-    if constexpr (kSumsQueries) lay_gradients(weights, block, warp);
+    typename Products::Weights rounded;
+    Products::round(rounded, weights);
+    if constexpr (kSplits && !kSumsQueries) hand_over(shared.gradients, rounded);
+    Products::sum_columns(first, rounded, firsts, first_chunk());
+    if constexpr (kSumsQueries) lay_gradients(rounded, block, warp);
   }
 
-  // The warp's gradients of scores, rounded, where all warps find them.
-  __device__ __forceinline__ void lay_gradients(const Scores& gradients, int block,
-                                                int warp) const {
+  // Leaves what the warp computed of its columns for the one that has the same rows.
+  template <typename Room>
+  static __device__ __forceinline__ void hand_over(Room& room,
+                                                   const typename Products::Weights& weights) {
+#pragma unroll
+    for (int i = 0; i < kFragments; ++i) {
+      const unsigned (&four)[4] = weights[i / kRowTiles][i % kRowTiles];
+      room[threadIdx.x / 32][i][threadIdx.x % 32] = make_uint4(four[0], four[1], four[2], four[3]);
+    }
+  }
+
+  template <typename Room>
+  static __device__ __forceinline__ void take_over(typename Products::Weights& weights,
+                                                   const Room& room) {
+    const int other = (threadIdx.x / 32 + kWarps) % (kShares * kWarps);
+#pragma unroll
+    for (int i = 0; i < kFragments; ++i) {
+      const uint4 four = room[other][i][threadIdx.x % 32];
+      unsigned (&fragment)[4] = weights[i / kRowTiles][i % kRowTiles];
+      fragment[0] = four.x;
+      fragment[1] = four.y;
+      fragment[2] = four.z;
+      fragment[3] = four.w;
+    }
+  }
+
+  // Sums over the columns whose weights the other warp with the same rows computed.
+  __device__ __forceinline__ void sum_others(Sums& first, Sums& second, int stage, int warp) const {
+    const int block = kBlock - share() * kBlock;
+    typename Products::Weights others;
+    if constexpr (!kRowsAreQueries) {
+      take_over(others, shared.weights);
+      Products::sum_columns(second, others, shared.second[stage] + block * kHeadDim, first_chunk());
+    }
+    if constexpr (kSumsQueries) {
+      load_gradients(others, block, warp);
+    } else {
+      take_over(others, shared.gradients);
+    }
+    Products::sum_columns(first, others, shared.first[stage] + block * kHeadDim, first_chunk());
+  }
+
+  // Gradients of scores of the warp's rows that any warp laid down.
+  __device__ __forceinline__ void load_gradients(typename Products::Weights& gradients, int block,
+                                                 int warp) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int depth = 0; depth < kBlock / 16; ++depth) {
+#pragma unroll
+      for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+        const int row = warp * Tile::kWarpRows + row_tile * 16 + lane % 16;
+        ptx::ldmatrix_x4(gradients[depth][row_tile],
+                         ptx::shared_address(shared.scores) +
+                             Columns::offset(row, block / 8 + depth * 2 + lane / 16));
+      }
+    }
+  }
+
+  // The warp's gradients of scores where all warps find them.
+  __device__ __forceinline__ void lay_gradients(const typename Products::Weights& gradients,
+                                                int block, int warp) const {
 #pragma unroll
     for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
 #pragma unroll
@@ -214,10 +307,9 @@ struct FusedGradientSm80
         const int row = Tile::row_of(warp, row_tile, half);
 #pragma unroll
         for (int pair = 0; pair < kBlock / 8; ++pair) {
-          const float (&four)[4] = gradients[row_tile][pair];
           *reinterpret_cast<unsigned*>(
               reinterpret_cast<char*>(shared.scores) + Columns::offset(row, block / 8 + pair) +
-              threadIdx.x % 4 * 4) = pack<T>(four[2 * half], four[2 * half + 1]);
+              threadIdx.x % 4 * 4) = gradients[pair / 2][row_tile][pair % 2 * 2 + half];
         }
       }
     }
@@ -225,7 +317,7 @@ struct FusedGradientSm80
 
   // dQ += dS K for the queries of a column tile. A warp takes 32 queries and 32 channels.
   __device__ __forceinline__ void sum_queries(const typename Tile::Place& place, int warp) const {
-    static_assert(!kSumsQueries || (kColumns == 64 && kHeadDim == 16 * kWarps),
+    static_assert(!kSumsQueries || (kColumns == 64 && kHeadDim == 16 * kWarps * kShares),
                   "warps share the queries and channels of a column tile");
     const int first_query = warp % 2 * 32, first_chunk = warp / 2 * 4;
     float sums[2][4][4] = {};
@@ -290,18 +382,6 @@ struct FusedGradientSm80
         if (is_there && channel + n * 8 < params.head_dim) {
           ptx::add_pair(row + n * 8, four[i % 2 * 2], four[i % 2 * 2 + 1]);
         }
-      }
-    }
-  }
-
-  static __device__ __forceinline__ void multiply(Sums& sums, const Scores& weights,
-                                                  const T* columns) {
-    if constexpr (Products::kAddsTiles) {
-      Products::add_columns(sums, weights, columns, first_chunk());
-    } else {
-#pragma unroll
-      for (int depth = 0; depth < kBlock / Products::kWeightDepth; ++depth) {
-        Products::multiply_columns(sums, weights, columns, depth, first_chunk());
       }
     }
   }

@@ -52,26 +52,29 @@ struct ProductsSm80 {
   using Scores = float[kRowTiles][kColumns / 8][4];
   using Sums = float[kRowTiles][kSumDim / 8][4];
   using Fragment = unsigned[4];
+  // Weights as products take them: of each kWeightDepth columns, the rows of each row tile.
+  using Weights = Fragment[kColumns / kWeightDepth][kRowTiles];
 
   static __device__ __forceinline__ unsigned address(const T* rows, int row, int chunk) {
     return ptx::shared_address(rows) + Rows::offset(row, chunk);
   }
 
   // Fragments of 16 rows and 32 bytes of each: lanes 0-15 name rows, the upper half the next chunk.
+  // Loads and products that keep no address of each other's say so by kIsApart: registers are
+  // short.
+  template <bool kIsApart = false>
   static __device__ __forceinline__ void load_row(Fragment& fragment, const T* rows, int warp,
                                                   int row_tile, int depth) {
-    const int lane = threadIdx.x % 32;
+    const int lane = kIsApart ? ptx::lane_id() : threadIdx.x % 32;
     const int row = warp * kWarpRows + row_tile * 16 + lane % 16;
     ptx::ldmatrix_x4(fragment, address(rows, row, depth * 2 + lane / 16));
   }
 
   // scores += rows columns^T, over channels; `load(fragment, row_tile, depth)` gives the rows.
-  template <typename Load>
+  template <bool kIsApart = false, typename Load>
   static __device__ __forceinline__ void multiply_rows(Scores& scores, const T* columns,
                                                        const Load& load) {
-    // Registers are too short to keep the addresses of many channels from one tile to the next.
-    constexpr bool kKeeps = kFlavor != Flavor::k3xTf32 || kHeadDim <= 64;
-    const int lane = (kKeeps ? threadIdx.x : ptx::computed_here(threadIdx.x)) % 32;
+    const int lane = kIsApart ? ptx::lane_id() : thread() % 32;
 #pragma unroll
     for (int depth = 0; depth < kDepths; ++depth) {
       Fragment rows[kRowTiles];
@@ -100,8 +103,34 @@ struct ProductsSm80 {
   // and over thousands of products that shows in float32.
   static constexpr bool kAddsTiles = kFlavor == Flavor::k3xTf32;
 
-  // sums += weights columns, over kWeightDepth of the columns; weights are rounded on the way.
-  static __device__ __forceinline__ void multiply_columns(Sums& sums, const Scores& weights,
+  // Scores of kWeightDepth columns, rounded for the next product.
+  static __device__ __forceinline__ void round(Fragment (&weights)[kRowTiles], const Scores& scores,
+                                               int depth) {
+#pragma unroll
+    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if constexpr (kFlavor == Flavor::k16Bit) {
+          const float (&four)[4] = scores[row_tile][2 * depth + i / 2];
+          weights[row_tile][i] = pack<T>(four[i % 2 * 2], four[i % 2 * 2 + 1]);
+        } else {
+          // An accumulator's two columns are slots lane % 4 and lane % 4 + 4: see multiply_part.
+          weights[row_tile][i] = __float_as_uint(scores[row_tile][depth][i % 2 * 2 + i / 2]);
+        }
+      }
+    }
+  }
+
+  static __device__ __forceinline__ void round(Weights& weights, const Scores& scores) {
+#pragma unroll
+    for (int depth = 0; depth < kColumns / kWeightDepth; ++depth) {
+      round(weights[depth], scores, depth);
+    }
+  }
+
+  // sums += weights columns, over kWeightDepth of the columns.
+  static __device__ __forceinline__ void multiply_columns(Sums& sums,
+                                                          const Fragment (&weights)[kRowTiles],
                                                           const T* columns, int depth,
                                                           int first_chunk = 0) {
     if constexpr (kFlavor == Flavor::k16Bit) {
@@ -114,23 +143,15 @@ struct ProductsSm80 {
     }
   }
 
-  // sums += weights columns, over all columns, whose sums are added by ordinary additions.
-  static __device__ __forceinline__ void add_columns(Sums& sums, const Scores& weights,
+  // sums += weights columns, over all columns.
+  static __device__ __forceinline__ void sum_columns(Sums& sums, const Weights& weights,
                                                      const T* columns, int first_chunk = 0) {
-#pragma unroll
-    for (int part = 0; part < kSumDim / 32; ++part) {
-      float of_tile[kRowTiles][4][4] = {};
+    if constexpr (kAddsTiles) {
+      add_columns(sums, weights, columns, first_chunk);
+    } else {
 #pragma unroll
       for (int depth = 0; depth < kColumns / kWeightDepth; ++depth) {
-        multiply_part(of_tile, 0, weights, columns, depth, first_chunk + part * 8);
-      }
-#pragma unroll
-      for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) sums[row_tile][part * 4 + n][i] += of_tile[row_tile][n][i];
-        }
+        multiply_columns(sums, weights[depth], columns, depth, first_chunk);
       }
     }
   }
@@ -158,6 +179,35 @@ struct ProductsSm80 {
   }
 
  private:
+  // Registers are too short to keep the addresses of many channels from one product to the next.
+  static constexpr bool kKeepsAddresses =
+      kHeadDim <= 64 || (kFlavor != Flavor::k3xTf32 && kSumDim == kHeadDim);
+
+  static __device__ __forceinline__ unsigned thread() {
+    return kKeepsAddresses ? threadIdx.x : ptx::computed_here(threadIdx.x);
+  }
+
+  // sums += weights columns, over all columns, whose sums are added by ordinary additions.
+  static __device__ __forceinline__ void add_columns(Sums& sums, const Weights& weights,
+                                                     const T* columns, int first_chunk) {
+#pragma unroll
+    for (int part = 0; part < kSumDim / 32; ++part) {
+      float of_tile[kRowTiles][4][4] = {};
+#pragma unroll
+      for (int depth = 0; depth < kColumns / kWeightDepth; ++depth) {
+        multiply_part(of_tile, 0, weights[depth], columns, depth, first_chunk + part * 8);
+      }
+#pragma unroll
+      for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) sums[row_tile][part * 4 + n][i] += of_tile[row_tile][n][i];
+        }
+      }
+    }
+  }
+
   // d += a b, the small products first.
   template <int kRegisters>
   static __device__ __forceinline__ void multiply(float (&d)[4], const Operand<kFlavor, 4>& a,
@@ -173,19 +223,10 @@ struct ProductsSm80 {
     }
   }
 
-  static __device__ __forceinline__ void multiply_columns_16_bit(Sums& sums, const Scores& weights,
-                                                                 const T* columns, int depth,
-                                                                 int first_chunk) {
-    const int lane = threadIdx.x % 32, column = depth * 16 + lane % 16;
-    Fragment packed[kRowTiles];
-#pragma unroll
-    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float (&four)[4] = weights[row_tile][2 * depth + i / 2];
-        packed[row_tile][i] = pack<T>(four[i % 2 * 2], four[i % 2 * 2 + 1]);
-      }
-    }
+  static __device__ __forceinline__ void multiply_columns_16_bit(
+      Sums& sums, const Fragment (&weights)[kRowTiles], const T* columns, int depth,
+      int first_chunk) {
+    const int lane = thread() % 32, column = depth * 16 + lane % 16;
 #pragma unroll
     for (int pair = 0; pair < kSumDim / 16; ++pair) {
       Fragment both;
@@ -193,7 +234,7 @@ struct ProductsSm80 {
       const Operand<kFlavor, 4> right(both);
 #pragma unroll
       for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
-        const Operand<kFlavor, 4> left(packed[row_tile]);
+        const Operand<kFlavor, 4> left(weights[row_tile]);
         multiply(sums[row_tile][2 * pair], left, right, 0);
         multiply(sums[row_tile][2 * pair + 1], left, right, 2);
       }
@@ -206,7 +247,8 @@ struct ProductsSm80 {
   // + n, ...
   template <int kTiles>
   static __device__ __forceinline__ void multiply_part(float (&sums)[kRowTiles][kTiles][4],
-                                                       int first, const Scores& weights,
+                                                       int first,
+                                                       const Fragment (&weights)[kRowTiles],
                                                        const T* columns, int depth,
                                                        int first_chunk) {
     const int lane = threadIdx.x % 32, column = depth * 8 + lane % 4 * 2;
@@ -221,10 +263,7 @@ struct ProductsSm80 {
       const Operand<kFlavor, 2> right(raw);
 #pragma unroll
       for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
-        const float (&four)[4] = weights[row_tile][depth];
-        const Fragment slots = {__float_as_uint(four[0]), __float_as_uint(four[2]),
-                                __float_as_uint(four[1]), __float_as_uint(four[3])};
-        multiply(sums[row_tile][first + n], Operand<kFlavor, 4>(slots), right, 0);
+        multiply(sums[row_tile][first + n], Operand<kFlavor, 4>(weights[row_tile]), right, 0);
       }
     }
   }

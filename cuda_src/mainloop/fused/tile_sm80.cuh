@@ -30,13 +30,12 @@ struct Operands {
 
 // kShares warps have the same rows, each a share of the channels that it sums.
 template <typename T, Side kSide, int kRowArrays, int kHeadDim, int kRowTiles, int kWarps,
-          int kColumns, int kShares = 1>
+          int kColumns, int kShares = 1, int kStages = 2>
 struct FusedTileSm80 {
   static constexpr bool kRowsAreQueries = kSide == Side::kQuery;
   static constexpr int kThreads = 32 * kWarps * kShares;
   static constexpr int kWarpRows = 16 * kRowTiles;
   static constexpr int kRows = kWarpRows * kWarps;
-  static constexpr int kStages = 2;
   static constexpr int kPerChunk = 16 / sizeof(T);      // channels in 16 bytes
   static constexpr int kChunks = kHeadDim / kPerChunk;  // of a row
   static constexpr bool kHasColumnStatistics = kRowArrays == 2 && !kRowsAreQueries;
@@ -93,7 +92,8 @@ struct FusedTileSm80 {
   const int head, batch;  // head of the rows
 
   __device__ FusedTileSm80(const AttentionParams& params, const Operands& rows,
-                           const Operands& columns, Statistics* statistics, Shared& shared)
+                           const Operands& columns, Statistics* statistics, Shared& shared,
+                           int batch = blockIdx.z)
       : params(params),
         rows(rows),
         columns(columns),
@@ -102,7 +102,7 @@ struct FusedTileSm80 {
         own(shared.own),
         line(shared.line),
         head(blockIdx.y),
-        batch(blockIdx.z) {}
+        batch(batch) {}
 
   // Whether any of the rows meets a column of the tile, without a branch for each bound.
   __device__ __forceinline__ bool meets(const Window& any, const Coordinate& origin) const {
@@ -143,13 +143,14 @@ struct FusedTileSm80 {
 
   // Rows, tables and the first column tile; all but the last have arrived when it returns.
   __device__ __forceinline__ void prepare() const {
-    place();
+    place(blockIdx.x);
     __syncthreads();
     copy_rows(shared.rows[0], rows.first, params.head_dim);
     if constexpr (kRowArrays == 2) copy_rows(shared.rows[1], rows.second, params.value_dim);
     ptx::copy_async_commit();
     begin_walk();
-    lay_tables();
+    lay_rows();
+    lay_columns();
     __syncthreads();
     copy_columns(shared.walk[0], 0);
     ptx::copy_async_commit();
@@ -169,22 +170,26 @@ struct FusedTileSm80 {
     return true;
   }
 
-  // Which tile of the grid this block takes.
-  __device__ __forceinline__ void place() const {
-    if (threadIdx.x >= kAxes) return;
-    unsigned rest = blockIdx.x;
-    for (int i = kAxes - 1; i > static_cast<int>(threadIdx.x); --i)
-      rest /= params.tile[i].row_tiles;
-    const AxisParams& axis = params.axis[threadIdx.x];
-    const TileAxis& tile = params.tile[threadIdx.x];
-    const AxisTiling tiling{axis.length,   axis.kernel_size,    axis.stride,
-                            axis.dilation, axis.is_causal != 0, 1 << tile.row_extent_log2};
-    shared.own[threadIdx.x] = tiling.tile(static_cast<int>(rest % tile.row_tiles), kSide);
-    shared.line[threadIdx.x] = tiling.line(shared.own[threadIdx.x].group);
+  // The tiles of rows along an axis.
+  __device__ __forceinline__ AxisTiling tiling(int i) const {
+    const AxisParams& axis = params.axis[i];
+    return AxisTiling{axis.length,   axis.kernel_size,    axis.stride,
+                      axis.dilation, axis.is_causal != 0, 1 << params.tile[i].row_extent_log2};
   }
 
-  // Windows of rows, coordinates of columns, and what each warp's rows see.
-  __device__ __forceinline__ void lay_tables() const {
+  // Which tile of the grid the rows are.
+  __device__ __forceinline__ void place(unsigned index) const {
+    if (threadIdx.x >= kAxes) return;
+    for (int i = kAxes - 1; i > static_cast<int>(threadIdx.x); --i)
+      index /= params.tile[i].row_tiles;
+    const AxisTiling along = tiling(threadIdx.x);
+    const int local = static_cast<int>(index % params.tile[threadIdx.x].row_tiles);
+    shared.own[threadIdx.x] = along.tile(local, kSide);
+    shared.line[threadIdx.x] = along.line(shared.own[threadIdx.x].group);
+  }
+
+  // Windows of rows, and what each warp's rows see.
+  __device__ __forceinline__ void lay_rows() const {
     // One lane for each of the warp's rows; lanes to spare repeat some.
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     if (kShares == 1 || warp < kWarps) {
@@ -202,7 +207,10 @@ struct FusedTileSm80 {
                                all_of_warp(window.z, can_mask)}};
       if (lane == 0) shared.boxes[warp] = box;
     }
+  }
 
+  // Coordinates of columns inside a tile, and how far they are from its first one.
+  __device__ __forceinline__ void lay_columns() const {
     for (int column = threadIdx.x; column < kColumns; column += kThreads) {
       const int y = params.tile[1].column_extent, z = params.tile[2].column_extent;
       const Coordinate to{column / (y * z), column / z % y, column % z};

@@ -15,11 +15,12 @@ from typing import Literal
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
 
-from .shapes import FORWARD_SHAPES, GRADIENT_SHAPES, FusedShape
+from .shapes import BIAS_SHAPES, FORWARD_SHAPES, GRADIENT_SHAPES, FusedShape
 
 __all__ = [
     "FusedChoice",
     "Pass",
+    "cheapest_tiling",
     "fused_choices",
     "fused_forward_choice",
     "fused_gradient_choices",
@@ -28,7 +29,9 @@ __all__ = [
 ]
 
 # Clocks of one multiprocessor: per multiplication of a pair's channel, per pair of softmax and of
-# mask, per 16 bytes copied into shared memory, per column tile and per row tile for all the rest.
+# mask, per 16 bytes copied into shared memory, per column tile and per row tile for all the rest,
+# more per column tile where its rows come with it, and the part of a multiplication where warps of
+# 32 rows split columns, which reads less shared memory.
 # Fitted to 69 tilings of 11 forward problems measured on an H200, with a root-mean-square error of
 # 16 %.
 _MULTIPLY = 1.0e-3
@@ -37,11 +40,16 @@ _MASK = 0.217
 _COPY = 0.245
 _COLUMN_TILE = 323.0
 _TILE = 1880.0
+_PAIR_OF_TILES = 400.0
+_TALL_SPLIT = 0.8
 _CLOCKS_PER_US = 1700.0
 _LAUNCH_US = 3.0
 
 # Matrix products of each pair of tokens.
-_MULTIPLICATIONS = {("forward", "query"): 2, ("gradient", "query"): 3, ("gradient", "key"): 4}
+_MULTIPLICATIONS = {
+    ("forward", "query"): 2, ("gradient", "query"): 3, ("gradient", "key"): 4,
+    ("bias_gradient", "query"): 2,
+}  # fmt: skip
 
 _TWO_PASSES = [shape for shape in GRADIENT_SHAPES if not shape.sums_queries]
 
@@ -128,8 +136,7 @@ def fused_choices(problem: Problem, device: DeviceSpec, side: Pass) -> list[Fuse
 
 def lone_gradient_choice(problem: Problem, device: DeviceSpec) -> FusedChoice | None:
     """The cheapest pass over keys that gives all gradients; None where no shape serves."""
-    shapes = [shape for shape in GRADIENT_SHAPES if shape.sums_queries]
-    return _cheapest(problem, device, shapes) if _fitting(problem, device, shapes) else None
+    return cheapest_tiling(problem, device, _SHAPES["both"])
 
 
 def _fitting(
@@ -143,17 +150,28 @@ def _fitting(
 
 def is_served(problem: Problem, device: DeviceSpec, direction: str) -> bool:
     """Whether the device holds a shape for each pass of a direction."""
-    shapes = FORWARD_SHAPES if direction == "forward" else _TWO_PASSES
-    sides = {shape.side for shape in shapes}
-    return all(_fitting(problem, device, [s for s in shapes if s.side == side]) for side in sides)
+    passes = [_SHAPES["forward"]] if direction == "forward" else [_SHAPES["query"], _SHAPES["key"]]
+    if direction == "backward" and problem.has_bias:
+        passes.append(BIAS_SHAPES)
+    return all(_fitting(problem, device, shapes) for shapes in passes)
+
+
+def cheapest_tiling(
+    problem: Problem, device: DeviceSpec, shapes: Sequence[FusedShape]
+) -> FusedChoice | None:
+    """The cheapest tiles of some shapes; None where none serves."""
+    fitting = _fitting(problem, device, shapes)
+    if not fitting:
+        return None
+    return min(_tilings(problem, device, fitting), key=lambda choice: choice.time_us)
 
 
 def _cheapest(problem: Problem, device: DeviceSpec, shapes: Sequence[FusedShape]) -> FusedChoice:
-    fitting = _fitting(problem, device, shapes)
-    if not fitting:
+    choice = cheapest_tiling(problem, device, shapes)
+    if choice is None:
         channels = max(problem.head_dim, problem.value_dim)
         raise ValueError(f"no fused kernel has {channels} channels")
-    return min(_tilings(problem, device, fitting), key=lambda choice: choice.time_us)
+    return choice
 
 
 def _tilings(
@@ -191,8 +209,17 @@ def _time_us(
     products = warp.computed_products * padding
     is_whole = padding == 1 and not problem.has_bias
     masked = products - (warp.dense_products if is_whole else 0)
-    chunks = block.box_tiles * shape.columns * shape.head_dim * shape.item_bytes / 16 * 2
-    multiplications = _MULTIPLICATIONS[shape.direction, shape.side] + shape.sums_queries
+    copied = shape.columns
+    column_tile_clocks = _COLUMN_TILE
+    if shape.direction == "bias_gradient":  # rows and their windows change with the columns
+        copied += shape.rows
+        column_tile_clocks += _PAIR_OF_TILES
+    chunks = block.box_tiles * copied * shape.head_dim * shape.item_bytes / 16 * 2
+    multiplications: float = _MULTIPLICATIONS[shape.direction, shape.side] + shape.sums_queries
+    if shape.shares > 1 and not shape.splits:  # each share computes all weights and their gradients
+        multiplications += 2 * (shape.shares - 1)
+    if shape.splits and shape.row_tiles > 1:
+        multiplications *= _TALL_SPLIT
     if shape.item_bytes == 4:  # TF32 has half the rate of 16-bit elements
         multiplications *= 2 if problem.allow_tf32 else 6
     # Keys meet the queries of every head that reads theirs.
@@ -200,7 +227,7 @@ def _time_us(
         products * (multiplications * shape.head_dim * _MULTIPLY + _SOFTMAX)
         + masked * _MASK
         + chunks * _COPY
-        + block.box_tiles * _COLUMN_TILE
+        + block.box_tiles * column_tile_clocks
     )
     row_heads = problem.heads if shape.side == "query" else problem.kv_heads
     clocks = problem.batch * (clocks_of_heads + row_heads * block.tiles * _TILE)

@@ -21,19 +21,24 @@ from ..params import (
     row_fields,
     statistic_fields,
 )
+from .bias import BiasChoice
 
 __all__ = [
     "ATTENTION_PARAMS",
+    "BIAS_GRADIENT_PARAMS",
     "FORWARD_PARAMS",
     "GRADIENT_PARAMS",
     "Gradients",
     "pack_attention",
+    "pack_bias_gradient",
     "pack_gradient",
 ]
 
 TILE = np.dtype(
     [(name, np.int32) for name in ("row_extent_log2", "column_extent", "row_tiles")], align=True
 )
+
+DISTANCE = np.dtype([(name, np.int32) for name in ("first", "tiles")], align=True)
 
 _LOG2_E = math.log2(math.e)
 
@@ -59,13 +64,21 @@ FORWARD_PARAMS = np.dtype(
     [*_ATTENTION_FIELDS, ("more_k", ARRAY), ("more_v", ARRAY), ("more_tokens", np.int32)],
     align=True,
 )
-GRADIENT_PARAMS = np.dtype(
+_GRADIENT_FIELDS: list[Any] = [
+    *_ATTENTION_FIELDS,
+    *((name, ARRAY) for name in _GRADIENTS),
+    ("statistics", np.uint64),
+    ("query_sums", np.uint64),
+    ("row_lanes", np.int32),
+]
+GRADIENT_PARAMS = np.dtype(_GRADIENT_FIELDS, align=True)
+BIAS_GRADIENT_PARAMS = np.dtype(
     [
-        *_ATTENTION_FIELDS,
-        *((name, ARRAY) for name in _GRADIENTS),
-        ("statistics", np.uint64),
-        ("query_sums", np.uint64),
-        ("row_lanes", np.int32),
+        *_GRADIENT_FIELDS,
+        ("dbias", ARRAY),
+        ("partial_sums", np.uint64),
+        ("distance", DISTANCE, AXES),
+        *((name, np.int32) for name in ("batches", "parts", "lanes")),
     ],
     align=True,
 )
@@ -138,8 +151,52 @@ def pack_gradient(
     gradients: Gradients,
 ) -> np.ndarray[Any, Any]:
     """One launch of backward, for the gradients of one side."""
+    tiles = row_tile, column_tile
+    record = _gradient_record(problem, scale, *tiles, (q, k, v, out), bias, lse, gradients)
+    return _filled(record, GRADIENT_PARAMS)
+
+
+def pack_bias_gradient(
+    problem: Problem,
+    scale: float,
+    choice: BiasChoice,
+    q: DeviceArray,
+    k: DeviceArray,
+    v: DeviceArray,
+    bias: DeviceArray,
+    out: DeviceArray,
+    lse: DeviceArray,
+    gradients: Gradients,
+    dbias: DeviceArray,
+    partial_sums: int,
+) -> np.ndarray[Any, Any]:
+    """Both launches of the gradient of the bias."""
+    tiles = choice.tiling.row_tile, choice.tiling.column_tile
+    padding = AXES - problem.rank
     record = (
-        *_common(problem, row_tile, column_tile, (q, k, v, out), lse, bias),
+        *_gradient_record(problem, scale, *tiles, (q, k, v, out), bias, lse, gradients),
+        bias_fields(dbias),
+        partial_sums,
+        [(0, 1)] * padding + [tuple(distances) for distances in choice.distances],
+        problem.batch,
+        choice.parts,
+        choice.lanes,
+    )
+    return _filled(record, BIAS_GRADIENT_PARAMS)
+
+
+def _gradient_record(
+    problem: Problem,
+    scale: float,
+    row_tile: tuple[int, ...],
+    column_tile: tuple[int, ...],
+    arrays: tuple[DeviceArray, ...],
+    bias: DeviceArray | None,
+    lse: DeviceArray,
+    gradients: Gradients,
+) -> tuple[Any, ...]:
+    return (
+        *_common(problem, row_tile, column_tile, arrays, lse, bias),
         scale,
         scale * _LOG2_E,
         0xFFFFFFFF,
@@ -151,7 +208,6 @@ def pack_gradient(
         gradients.query_sums,
         row_lanes(problem),
     )
-    return _filled(record, GRADIENT_PARAMS)
 
 
 def _filled(record: tuple[Any, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:

@@ -14,7 +14,13 @@ from cupyna.tiles import Side
 
 from ..variant import Variant
 
-__all__ = ["FORWARD_SHAPES", "GRADIENT_SHAPES", "MOST_ADDITIONAL_CHANNELS", "FusedShape"]
+__all__ = [
+    "BIAS_SHAPES",
+    "FORWARD_SHAPES",
+    "GRADIENT_SHAPES",
+    "MOST_ADDITIONAL_CHANNELS",
+    "FusedShape",
+]
 
 # Channels of the widest kernels that take keys beside the windows.
 MOST_ADDITIONAL_CHANNELS = 128
@@ -25,7 +31,7 @@ _COLUMN_TABLE_BYTES = 4 + 16 + 4
 _WARP_TABLE_BYTES = 48
 _BLOCK_TABLE_BYTES = 3 * (28 + 16 + 48)
 _STATISTICS_BYTES = 8  # of one query
-_ALIGNMENT_BYTES = 32  # between the tables
+_ALIGNMENT_BYTES = 64  # between the tables
 _STAGES = 2
 
 
@@ -35,7 +41,7 @@ class FusedShape:
 
     Parameters
     ----------
-    direction : {"forward", "gradient"}
+    direction : {"forward", "gradient", "bias_gradient"}
     side : {"query", "key"}
         What rows are. Forward has rows of queries.
     sums_queries : bool
@@ -58,7 +64,7 @@ class FusedShape:
         Blocks that one multiprocessor holds; bounds the registers of a thread.
     """
 
-    direction: Literal["forward", "gradient"]
+    direction: Literal["forward", "gradient", "bias_gradient"]
     side: Side
     item_bytes: int
     head_dim: int
@@ -83,7 +89,12 @@ class FusedShape:
     @property
     def takes_bias(self) -> bool:
         """Whether scores may have a bias; elsewhere registers are too short for its addresses."""
-        return self.row_tiles == 1 and self.column_block == self.columns
+        return self.row_tiles == 1 and (self.column_block == self.columns or self.splits)
+
+    @property
+    def splits(self) -> bool:
+        """Whether warps with the same rows compute the scores of different columns."""
+        return self.shares > 1 and self.column_block < self.columns
 
     @property
     def takes_additional(self) -> bool:
@@ -92,13 +103,19 @@ class FusedShape:
 
     @property
     def smem_bytes(self) -> int:
-        """Shared memory of one block: rows, two stages of columns, and tables."""
+        """Shared memory of one block: rows, stages of columns, and tables."""
         row_arrays = 1 if self.direction == "forward" else 2
-        tokens = row_arrays * self.rows + 2 * _STAGES * self.columns
+        stages = 1 if self.direction == "bias_gradient" else _STAGES
+        tokens = row_arrays * self.rows + 2 * stages * self.columns
         tiles = tokens * self.head_dim * self.item_bytes
         tables = self.rows * _ROW_TABLE_BYTES + self.columns * _COLUMN_TABLE_BYTES
         tables += self.warps * _WARP_TABLE_BYTES + self._queries + _BLOCK_TABLE_BYTES
         scores = self.rows * self.columns * 2 + self.warps if self.sums_queries else 0
+        if self.direction == "bias_gradient":
+            scores = self.rows * self.columns * self.item_bytes + 4 * self.warps
+        if self.splits:  # weights and their gradients, for the other warp
+            handed = (self.side == "key") + (not self.sums_queries)
+            scores += handed * self.rows * self.columns * self.item_bytes
         return tiles + tables + scores + _ALIGNMENT_BYTES
 
     @property
@@ -129,7 +146,8 @@ class FusedShape:
         if self.direction == "gradient":
             side = (("SIDE", int(self.side == "key") + self.sums_queries),)
             shares = (("SHARES", self.shares),)
-        products = (("TF32", 1 if allow_tf32 else 3),) if dtype == "float32" else ()
+        rounds = allow_tf32 and self.direction != "bias_gradient"
+        products = (("TF32", 1 if rounds else 3),) if dtype == "float32" else ()
         tile = (
             ("HEAD_DIM", self.head_dim),
             ("ROW_TILES", self.row_tiles),
@@ -177,11 +195,17 @@ def _gradient(
 
 
 def _lone_gradient(
-    head_dim: int, row_tiles: int, warps: int, column_block: int, blocks: int
+    head_dim: int, row_tiles: int, warps: int, column_block: int, blocks: int, shares: int = 1
 ) -> FusedShape:
     return FusedShape(
         "gradient", "key", 2, head_dim, row_tiles, warps, 64, column_block, blocks,
-        sums_queries=True,
+        sums_queries=True, shares=shares,
+    )  # fmt: skip
+
+
+def _bias_gradient(item_bytes: int, head_dim: int, columns: int, blocks: int) -> FusedShape:
+    return FusedShape(
+        "bias_gradient", "query", item_bytes, head_dim, 1, 4, columns, columns, blocks
     )  # fmt: skip
 
 
@@ -219,12 +243,25 @@ GRADIENT_SHAPES = (
     _gradient("key", 2, 64, row_tiles=2, columns=32, column_block=32),
     _gradient("key", 2, 128, row_tiles=1, columns=32, column_block=32),
     _gradient("key", 2, 128, row_tiles=1, columns=64, column_block=32),
-    _gradient("key", 2, 256, row_tiles=1, columns=32, column_block=32, blocks=1, shares=2),
+    _gradient("key", 2, 256, row_tiles=1, columns=32, column_block=16, blocks=1, shares=2),
     _gradient("key", 2, 256, row_tiles=1, columns=16, column_block=16, blocks=1, shares=2),
     _gradient("key", 4, 32, row_tiles=1, columns=64, column_block=64),
     _gradient("key", 4, 64, row_tiles=1, columns=32, column_block=32),
+    _gradient("key", 4, 128, row_tiles=1, columns=32, column_block=16, blocks=1, shares=2),
     _gradient("key", 4, 128, row_tiles=1, columns=16, column_block=16, blocks=1, shares=2),
     # More keys to a block are fewer additions to the sums of each query.
     _lone_gradient(64, row_tiles=2, warps=4, column_block=32, blocks=2),
     _lone_gradient(128, row_tiles=1, warps=8, column_block=32, blocks=1),
+    _lone_gradient(128, row_tiles=2, warps=4, column_block=32, blocks=1, shares=2),
+)
+
+# Float32 has no kernels of plain TF32 here: these do two products of ten.
+BIAS_SHAPES = (
+    _bias_gradient(2, 32, columns=64, blocks=3),
+    _bias_gradient(2, 64, columns=64, blocks=3),
+    _bias_gradient(2, 128, columns=64, blocks=2),
+    _bias_gradient(2, 256, columns=16, blocks=2),
+    _bias_gradient(4, 32, columns=32, blocks=3),
+    _bias_gradient(4, 64, columns=32, blocks=3),
+    _bias_gradient(4, 128, columns=16, blocks=2),
 )

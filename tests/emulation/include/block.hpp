@@ -35,6 +35,9 @@ struct alignas(8) int2 {
 struct alignas(8) uint2 {
   unsigned x, y;
 };
+struct alignas(8) float2 {
+  float x, y;
+};
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
@@ -42,6 +45,8 @@ struct alignas(16) float4 {
   float x, y, z, w;
 };
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline int2 make_int2(int x, int y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
@@ -157,6 +162,10 @@ T __shfl_sync(unsigned, T value, int source, int width = emulation::kWarp) {
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int mask, int = emulation::kWarp) {
   return shuffle(value, [&](int lane) { return lane ^ mask; });
+}
+inline unsigned __ballot_sync(unsigned, bool value) {
+  const unsigned bit = value ? 1u << emulation::current % emulation::kWarp : 0u;
+  return emulation::reduce(bit, [](unsigned a, unsigned b) { return a | b; });
 }
 inline bool __any_sync(unsigned, bool value) {
   return emulation::reduce<int>(value, [](int a, int b) { return a | b; });
