@@ -54,9 +54,8 @@ def test_any_number_of_channels(problem: Problem, seed: int) -> None:
             dout, q, k, v, stored_out, stored_lse, bias=bias, scale=data.scale, **window
         )
     wanted = expected_backward(problem, data, weights=problem.dtype)
-    for name, gradient in zip(("dq", "dk", "dv", "dbias"), gradients, strict=True):
-        if gradient is not None:
-            wanted[name].check(get(gradient))
+    for name, gradient in zip(("dq", "dk", "dv", "dbias"), gradients, strict=False):
+        wanted[name].check(get(gradient))
 
 
 def test_views_between_vectors() -> None:
