@@ -33,8 +33,9 @@ struct GemmParams {
   Array gradient;  // of the scores, laid out as weights are
   Array lse;       // one channel
   Array dlse;
-  Array bias;    // [head, 2 w0 - 1, 2 w1 - 1, 2 w2 - 1], or its gradient
-  Array maxima;  // running maxima of a row by chunk, then the sum of its exponentials
+  Array bias;        // [head, 2 w0 - 1, 2 w1 - 1, 2 w2 - 1], or its gradient
+  Array statistics;  // of queries, in backward: GemmStatistics
+  void* maxima;      // of the rows of fragments, by chunk, then the sums of rows
   double scale;
   double empty;  // what stands in slots without a key, where they are filled
   AxisParams axis[kAxes];
@@ -48,10 +49,11 @@ struct GemmParams {
   int slab;            // positions of a slab along it
   int slab_rows;       // most rows of a slab
   int stages;          // slabs in shared memory
-  int chunks;          // most chunks of a row of maxima
+  int chunks;          // most chunks of a warp
   int vectors;         // bits of GemmArray
   int fills;           // whether slots without a key are written
   int is_precise;      // float32 products keep what TF32 rounds away
+  int is_transposed;   // tiles hold keys: arrays of queries and of keys change places
 
   __device__ __forceinline__ bool is_vector(GemmArray array) const { return vectors >> array & 1; }
 };

@@ -1,4 +1,4 @@
-// Query tile x key box: scores, gradients of weights, or exponentials of scores.
+// Query tile x key box: scores, or gradients of weights.
 #include "../mainloop/gemm/scores.cuh"
 
 using Product = cupyna::GemmScores<CUPYNA_DTYPE>;

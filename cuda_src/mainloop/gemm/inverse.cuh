@@ -6,13 +6,14 @@
 // from elsewhere, and every run gives the same bits.
 #pragma once
 
-#include "outputs.cuh"
+#include "slot_tile.cuh"
+#include "store.cuh"
 
 namespace cupyna {
 
 template <typename T, int kChannels>
-struct GemmInverse : GemmTile<T, Side::kKey> {
-  using Tile = GemmTile<T, Side::kKey>;
+struct GemmInverse : GemmSlotTile<T> {
+  using Tile = GemmSlotTile<T>;
   using Number = Wide<T>;
   using Tile::params, Tile::shared, Tile::warp, Tile::lane, Tile::head;
   using typename Tile::Shared;
@@ -27,16 +28,16 @@ struct GemmInverse : GemmTile<T, Side::kKey> {
   Number sums[kTiles][4];
 
   __device__ GemmInverse(const GemmParams& given, Shared& shared, Offsets& offsets, char* memory)
-      : Tile(given, shared), offsets(offsets), slabs(memory) {}
+      : Tile(given, shared, Side::kKey), offsets(offsets), slabs(memory) {}
 
   __device__ __forceinline__ void compute() {
     Tile::place();
-    Tile::for_planes([&] { compute_plane(); });
+    Tile::for_planes(params.heads / params.head_group, [&] { compute_plane(); });
   }
 
   __device__ __forceinline__ void compute_plane() {
     clear(sums);
-    first_channel = Tile::block * kChannels;
+    first_channel = shared.block * kChannels;
     channels = min_of(params.channels - first_channel, kChannels);
     pitch = Tile::pitch_of(params.channels > kChannels / 2 ? kChannels : kChannels / 2);
     for (int i = 0; i < params.head_group; ++i) {
@@ -54,7 +55,7 @@ struct GemmInverse : GemmTile<T, Side::kKey> {
 
   __device__ __forceinline__ void prepare(const Part&) const {}
 
-  __device__ __forceinline__ void take(const Part& part, const Window& slab, int of_stage) {
+  __device__ __forceinline__ void take(const Part& part, const Window& slab, int of_stage, int) {
     const int columns = part.columns();
     const Keys keys[2] = {keys_of(0, part.origin), keys_of(1, part.origin)};
     for (int first = 0; first < columns; first += Tile::kChunk) {
@@ -63,10 +64,10 @@ struct GemmInverse : GemmTile<T, Side::kKey> {
       const int past = min_of(columns - first, Tile::kChunk);
       with_tiles<kTiles>((min_of(params.channels, kChannels) + 7) / 8, [&](auto tiles) {
         // The next block is on its way while this one is multiplied.
-        GatheredBlock<T> next = gather(keys, 0);
+        FragmentBlock<T> next = gather(keys, 0);
 #pragma unroll 1
         for (int group = 0; group < past; group += 16) {
-          const GatheredBlock<T> gathered = next;
+          const FragmentBlock<T> gathered = next;
           if (group + 16 < past) next = gather(keys, group + 16);
           GemmProducts<T>::template multiply_block<decltype(tiles)::kCount>(
               sums, gathered, slab_of(of_stage), pitch, shared.rows[warp] + group,
@@ -92,8 +93,8 @@ struct GemmInverse : GemmTile<T, Side::kKey> {
                     slot * params.weights.channel * int(sizeof(T))};
   }
 
-  __device__ __forceinline__ GatheredBlock<T> gather(const Keys (&keys)[2], int group) const {
-    GatheredBlock<T> gathered;
+  __device__ __forceinline__ FragmentBlock<T> gather(const Keys (&keys)[2], int group) const {
+    FragmentBlock<T> gathered;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int column = group + i / 2 * 8 + lane % 4 * 2 + i % 2;
@@ -102,7 +103,7 @@ struct GemmInverse : GemmTile<T, Side::kKey> {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const T* const at = reinterpret_cast<const T*>(keys[half].weights + offset);
-        gathered.element[half][i] =
+        gathered.at(half, i) =
             keys[half].window.contains(fields) ? __ldg(at) : narrow<T>(Number(0));
       }
     }
@@ -138,13 +139,7 @@ struct GemmInverse : GemmTile<T, Side::kKey> {
       if (!is_real) continue;
       T* const row = static_cast<T*>(params.key.data) + Tile::offset_of(params.key, at, head) +
                      first_channel * params.key.channel;
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-        if (n * 8 >= channels) break;
-        store_pair<T>(row, n * 8 + lane % 4 * 2, channels, params.key.channel, is_vector,
-                      sums[n][2 * half] * Number(params.scale),
-                      sums[n][2 * half + 1] * Number(params.scale));
-      }
+      store_row<T>(row, sums, half, channels, params.key.channel, is_vector, Number(params.scale));
     }
   }
 };

@@ -5,33 +5,9 @@
 #pragma once
 
 #include "score_tile.cuh"
+#include "store.cuh"
 
 namespace cupyna {
-
-template <typename Number, int kTiles>
-__device__ __forceinline__ void clear(Number (&sums)[kTiles][4]) {
-#pragma unroll
-  for (int n = 0; n < kTiles; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) sums[n][i] = 0;
-  }
-}
-
-// Stores a lane's pairs of neighboring channels of two rows.
-template <typename T>
-__device__ __forceinline__ void store_pair(T* row, int channel, int channels, long long stride,
-                                           bool is_vector, Wide<T> low, Wide<T> high) {
-  struct alignas(2 * sizeof(T)) Pair {
-    T low, high;
-  };
-  if (is_vector) {
-    if (channel < channels)
-      *reinterpret_cast<Pair*>(row + channel) = {narrow<T>(low), narrow<T>(high)};
-    return;
-  }
-  if (channel < channels) row[channel * stride] = narrow<T>(low);
-  if (channel + 1 < channels) row[(channel + 1) * stride] = narrow<T>(high);
-}
 
 template <typename T, int kChannels>
 struct GemmOutputs : GemmScoreTile<T> {
@@ -49,9 +25,6 @@ struct GemmOutputs : GemmScoreTile<T> {
   Stage* stage;
   SlotRun run;
   int first_channel, channels, pitch;
-  int chunk = 0;
-  const Number* maxima[2];
-  Number largest[2];
   Number sums[kTiles][4];
 
   __device__ GemmOutputs(const GemmParams& given, Shared& shared, char* memory)
@@ -59,11 +32,11 @@ struct GemmOutputs : GemmScoreTile<T> {
 
   __device__ __forceinline__ void compute() {
     Tile::place();
-    Tile::for_planes([&] { compute_plane(); });
+    Tile::for_planes(params.heads, [&] { compute_plane(); });
   }
 
   __device__ __forceinline__ void compute_plane() {
-    first_channel = Tile::block * kChannels;
+    first_channel = shared.block * kChannels;
     channels = min_of(params.channels - first_channel, kChannels);
     // Products run over all channels of a block, or half of them, whatever there is.
     pitch = Tile::pitch_of(params.channels > kChannels / 2 ? kChannels : kChannels / 2);
@@ -72,13 +45,7 @@ struct GemmOutputs : GemmScoreTile<T> {
     Stage rows = Base::stage_of(buffers, params.weights, params.is_vector(kWeightsArray));
     stage = &rows;
     run = SlotRun{&shared.windows[Base::stage_row()]};
-    chunk = 0;
     clear(sums);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      maxima[half] = Base::number_of(params.maxima, half);
-      largest[half] = Base::nothing();
-    }
     Tile::walk(*this);
     if (Tile::has_rows) store();
   }
@@ -94,7 +61,7 @@ struct GemmOutputs : GemmScoreTile<T> {
     stage->read(0, run.first, run.past);
   }
 
-  __device__ __forceinline__ void take(const Part& part, const Window& slab, int of_stage) {
+  __device__ __forceinline__ void take(const Part& part, const Window& slab, int of_stage, int) {
     const int columns = part.columns();
     const Rows rows(*this, part.origin);
     for (int first = 0, turn = 0; first < columns; first += Tile::kChunk, turn ^= 1) {
@@ -114,14 +81,13 @@ struct GemmOutputs : GemmScoreTile<T> {
         ptx::copy_async_wait<1>();
       }
       __syncwarp();
-      if (params.maxima.data != nullptr) rescale();
       const int past = min_of(columns - first, Tile::kChunk);
       with_tiles<kTiles>((min_of(params.channels, kChannels) + 7) / 8, [&](auto tiles) {
         // The next block is on its way while this one is multiplied.
-        GatheredBlock<T> next = gather(rows, targets, 0);
+        FragmentBlock<T> next = gather(rows, targets, 0);
 #pragma unroll 1
         for (int group = 0; group < past; group += 16) {
-          const GatheredBlock<T> gathered = next;
+          const FragmentBlock<T> gathered = next;
           if (group + 16 < past) next = gather(rows, targets, group + 16);
           GemmProducts<T>::template multiply_block<decltype(tiles)::kCount>(
               sums, gathered, slab_of(of_stage), pitch, shared.rows[warp] + group,
@@ -137,9 +103,9 @@ struct GemmOutputs : GemmScoreTile<T> {
     return memory + of_stage * params.slab_rows * pitch;
   }
 
-  __device__ __forceinline__ GatheredBlock<T> gather(const Rows& rows, T* const (&targets)[2],
+  __device__ __forceinline__ FragmentBlock<T> gather(const Rows& rows, T* const (&targets)[2],
                                                      int group) const {
-    GatheredBlock<T> gathered;
+    FragmentBlock<T> gathered;
     const T zero = narrow<T>(Number(0));
 #pragma unroll
     for (int i = 0; i < 4; i += 2) {
@@ -149,30 +115,11 @@ struct GemmOutputs : GemmScoreTile<T> {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const T* const row = targets[half];
-        gathered.element[half][i] = rows[half].contains(fields.x) ? row[steps.x] : zero;
-        gathered.element[half][i + 1] = rows[half].contains(fields.y) ? row[steps.y] : zero;
+        gathered.at(half, i) = rows[half].contains(fields.x) ? row[steps.x] : zero;
+        gathered.at(half, i + 1) = rows[half].contains(fields.y) ? row[steps.y] : zero;
       }
     }
     return gathered;
-  }
-
-  // Weights of a chunk were lowered by the maximum of the row so far.
-  __device__ __forceinline__ void rescale() {
-    Number factors[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const Number most = maxima[half] == nullptr ? Number(0) : maxima[half][chunk];
-      factors[half] =
-          most == largest[half] ? Number(1) : Exponential<Number>::of(largest[half] - most);
-      largest[half] = most;
-    }
-    ++chunk;
-    if (!__any_sync(0xffffffffu, factors[0] != 1 || factors[1] != 1)) return;
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sums[n][i] *= factors[i / 2];
-    }
   }
 
   __device__ __forceinline__ void store() const {
@@ -182,16 +129,10 @@ struct GemmOutputs : GemmScoreTile<T> {
       bool is_real;
       const Coordinate at = Tile::position_of(Tile::row_of(half), is_real);
       if (!is_real) continue;
-      Number factor = Number(params.scale);
-      if (maxima[half] != nullptr) factor /= maxima[half][params.chunks];
+      const Number factor = Number(params.scale);
       T* const row = static_cast<T*>(params.query.data) + Tile::offset_of(params.query, at, head) +
                      first_channel * params.query.channel;
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-        if (n * 8 >= channels) break;
-        store_pair<T>(row, n * 8 + lane % 4 * 2, channels, params.query.channel, is_vector,
-                      sums[n][2 * half] * factor, sums[n][2 * half + 1] * factor);
-      }
+      store_row<T>(row, sums, half, channels, params.query.channel, is_vector, factor);
     }
   }
 };

@@ -16,6 +16,10 @@ namespace cupyna {
 template <typename T>
 constexpr int kChunkTiles = sizeof(T) == 2 ? 8 : 4;
 
+// Products of 16 rows and a chunk of columns; a lane's share.
+template <typename T>
+using GemmChunk = Wide<T>[kChunkTiles<T>][4];
+
 // Calls `work` with the number of tiles that are there as a constant: all of them or half.
 // Branches between products would keep loads from overlapping them.
 template <int kTiles>
@@ -39,17 +43,26 @@ struct Tf32 {
   static __device__ __forceinline__ unsigned big(unsigned bits) {
     return rounded(bits) & 0xffffe000u;
   }
-  // What is left of a number beside the bits of its big part.
+  // What is left of a number beside its big part; products cut it off at 2^-21 of the number, on
+  // either side of zero.
   static __device__ __forceinline__ unsigned small(unsigned bits, unsigned big) {
-    return rounded(__float_as_uint(__uint_as_float(bits) - __uint_as_float(big)));
+    return __float_as_uint(__uint_as_float(bits) - __uint_as_float(big));
   }
 };
 
-// A lane's elements of 16 rows and 16 columns: rows l / 4 and l / 4 + 8, of columns 2 (l % 4), the
-// next, and those eight further on.
+// A lane's elements of 16 rows and 16 columns, as sums own them: of two tiles of eight columns row
+// l / 4, columns 2 (l % 4) and the next, then row l / 4 + 8.
 template <typename T>
-struct GatheredBlock {
-  T element[2][4];
+struct alignas(16) FragmentBlock {
+  T element[8];
+
+  // Column `i` of four: 2 (l % 4), the next, and those eight further on.
+  __device__ __forceinline__ T& at(int half, int i) {
+    return element[i / 2 * 4 + half * 2 + i % 2];
+  }
+  __device__ __forceinline__ const T& at(int half, int i) const {
+    return element[i / 2 * 4 + half * 2 + i % 2];
+  }
 };
 
 // 16-bit elements, and float32 by TF32.
@@ -60,10 +73,10 @@ struct GemmProducts {
   // sums += A B^T: 16 rows of A from `own` on, and the rows of a slab that the chunk names. Rows
   // of both hold `bytes` bytes; the first kCount tiles of columns are there. kSteps steps along the
   // rows are one piece of code, where registers allow that.
-  template <int kCount, int kSteps>
+  template <int kCount, int kSteps, typename Row>
   static __device__ __forceinline__ void multiply_rows(float (&sums)[kChunkTiles<T>][4],
                                                        const char* own, const char* slab, int pitch,
-                                                       int bytes, const int* rows,
+                                                       int bytes, const Row* rows,
                                                        bool is_precise) {
     if (!kIsWide || is_precise) {
       add_rows<kCount, kSteps, true>(sums, own, slab, pitch, bytes, rows);
@@ -74,11 +87,11 @@ struct GemmProducts {
 
   // sums += A B: fetched elements of 16 columns, and the slab's rows that these name. The first
   // kCount tiles of eight channels are there.
-  template <int kCount, int kTiles>
+  template <int kCount, int kTiles, typename Row>
   static __device__ __forceinline__ void multiply_block(float (&sums)[kTiles][4],
-                                                        const GatheredBlock<T>& block,
+                                                        const FragmentBlock<T>& block,
                                                         const char* slab, int pitch,
-                                                        const int* rows, bool is_precise) {
+                                                        const Row* rows, bool is_precise) {
     if (!kIsWide || is_precise) {
       add_block<kCount, true>(sums, block, slab, pitch, rows);
     } else {
@@ -87,10 +100,10 @@ struct GemmProducts {
   }
 
  private:
-  template <int kCount, int kSteps, bool kIsPrecise>
+  template <int kCount, int kSteps, bool kIsPrecise, typename Row>
   static __device__ __forceinline__ void add_rows(float (&sums)[kChunkTiles<T>][4], const char* own,
                                                   const char* slab, int pitch, int bytes,
-                                                  const int* rows) {
+                                                  const Row* rows) {
     const int lane = threadIdx.x % 32;
     const unsigned left = ptx::shared_address(own) + lane % 16 * pitch + lane / 16 * 16;
     unsigned right[kCount / 2];
@@ -99,20 +112,35 @@ struct GemmProducts {
       const int row = rows[pair * 16 + lane / 16 * 8 + lane % 8];
       right[pair] = ptx::shared_address(slab) + row * pitch + lane / 8 % 2 * 16;
     }
-#pragma unroll kSteps
-    for (int at = 0; at < bytes; at += 32) {
-      unsigned a[4];
-      ptx::ldmatrix_x4(a, left + at);
-      unsigned big[4], small[4];
-      if constexpr (kIsWide) split(a, big, small);
+    if constexpr (kIsWide) {
+#pragma unroll 1
+      for (int at = 0; at < bytes; at += 64) {
+        unsigned big[2][4], small[2][4];
 #pragma unroll
-      for (int pair = 0; pair < kCount / 2; ++pair) {
-        unsigned b[4];
-        ptx::ldmatrix_x4(b, right[pair] + at);
-        if constexpr (kIsWide) {
-          multiply_tf32<kIsPrecise>(sums[2 * pair], big, small, b[0], b[1]);
-          multiply_tf32<kIsPrecise>(sums[2 * pair + 1], big, small, b[2], b[3]);
-        } else {
+        for (int step = 0; step < 2; ++step) {
+          unsigned a[4];
+          ptx::ldmatrix_x4(a, left + at + step * 32);
+          split(a, big[step], small[step]);
+        }
+#pragma unroll
+        for (int pair = 0; pair < kCount / 2; ++pair) {
+          unsigned b[2][4];
+          ptx::ldmatrix_x4(b[0], right[pair] + at);
+          ptx::ldmatrix_x4(b[1], right[pair] + at + 32);
+          multiply_tf32<kIsPrecise>(sums[2 * pair], big, small, b[0][0], b[0][1], b[1][0], b[1][1]);
+          multiply_tf32<kIsPrecise>(sums[2 * pair + 1], big, small, b[0][2], b[0][3], b[1][2],
+                                    b[1][3]);
+        }
+      }
+    } else {
+#pragma unroll kSteps
+      for (int at = 0; at < bytes; at += 32) {
+        unsigned a[4];
+        ptx::ldmatrix_x4(a, left + at);
+#pragma unroll
+        for (int pair = 0; pair < kCount / 2; ++pair) {
+          unsigned b[4];
+          ptx::ldmatrix_x4(b, right[pair] + at);
           ptx::mma_m16n8k16<T>(sums[2 * pair], a, b[0], b[1]);
           ptx::mma_m16n8k16<T>(sums[2 * pair + 1], a, b[2], b[3]);
         }
@@ -120,34 +148,38 @@ struct GemmProducts {
     }
   }
 
-  template <int kCount, bool kIsPrecise, int kTiles>
+  template <int kCount, bool kIsPrecise, int kTiles, typename Row>
   static __device__ __forceinline__ void add_block(float (&sums)[kTiles][4],
-                                                   const GatheredBlock<T>& block, const char* slab,
-                                                   int pitch, const int* rows) {
+                                                   const FragmentBlock<T>& block, const char* slab,
+                                                   int pitch, const Row* rows) {
     const int lane = threadIdx.x % 32;
     if constexpr (kIsWide) {
+      const float* right[4];
+      unsigned big[2][4], small[2][4];
 #pragma unroll
       for (int step = 0; step < 2; ++step) {
-        const int first = step * 8 + lane % 4 * 2;
-        const float* upper = reinterpret_cast<const float*>(slab + rows[first] * pitch) + lane / 4;
-        const float* lower =
-            reinterpret_cast<const float*>(slab + rows[first + 1] * pitch) + lane / 4;
-        unsigned a[4], big[4], small[4];
+        unsigned a[4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) a[i] = __float_as_uint(block.element[i % 2][2 * step + i / 2]);
-        split(a, big, small);
+        for (int i = 0; i < 4; ++i) a[i] = __float_as_uint(block.at(i % 2, 2 * step + i / 2));
+        split(a, big[step], small[step]);
 #pragma unroll
-        for (int n = 0; n < kCount; ++n) {
-          multiply_tf32<kIsPrecise>(sums[n], big, small, __float_as_uint(upper[n * 8]),
-                                    __float_as_uint(lower[n * 8]));
+        for (int i = 0; i < 2; ++i) {
+          const int row = rows[step * 8 + lane % 4 * 2 + i];
+          right[step * 2 + i] = reinterpret_cast<const float*>(slab + row * pitch) + lane / 4;
         }
+      }
+#pragma unroll
+      for (int n = 0; n < kCount; ++n) {
+        multiply_tf32<kIsPrecise>(
+            sums[n], big, small, __float_as_uint(right[0][n * 8]), __float_as_uint(right[1][n * 8]),
+            __float_as_uint(right[2][n * 8]), __float_as_uint(right[3][n * 8]));
       }
     } else {
       const unsigned right = ptx::shared_address(slab) + rows[lane % 16] * pitch + lane / 16 * 16;
       unsigned a[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        a[i] = both(block.element[i % 2][i / 2 * 2], block.element[i % 2][i / 2 * 2 + 1]);
+        a[i] = both(block.element[2 * i], block.element[2 * i + 1]);
       }
 #pragma unroll
       for (int pair = 0; pair < kCount / 2; ++pair) {
@@ -173,21 +205,36 @@ struct GemmProducts {
     }
   }
 
-  // What TF32 rounds away of either factor meets the other one; both parts of it are too small.
+  // Two steps of eight. What TF32 rounds away of either factor meets the other one; both parts of
+  // it are too small.
   template <bool kIsPrecise>
-  static __device__ __forceinline__ void multiply_tf32(float (&sums)[4], const unsigned (&big)[4],
-                                                       const unsigned (&small)[4], unsigned b0,
-                                                       unsigned b1) {
+  static __device__ __forceinline__ void multiply_tf32(float (&sums)[4],
+                                                       const unsigned (&big)[2][4],
+                                                       const unsigned (&small)[2][4], unsigned b0,
+                                                       unsigned b1, unsigned b2, unsigned b3) {
+    const unsigned b[2][2] = {{b0, b1}, {b2, b3}};
     if (!kIsPrecise) {
-      ptx::mma_m16n8k8(sums, big, Tf32::rounded(b0), Tf32::rounded(b1));
+#pragma unroll
+      for (int step = 0; step < 2; ++step) {
+        ptx::mma_m16n8k8(sums, big[step], Tf32::rounded(b[step][0]), Tf32::rounded(b[step][1]));
+      }
       return;
     }
-    const unsigned upper = Tf32::big(b0), lower = Tf32::big(b1);
     // Tensor cores cut their sums off, always towards zero: long sums are rounded outside.
     float part[4] = {};
-    ptx::mma_m16n8k8(part, big, Tf32::small(b0, upper), Tf32::small(b1, lower));
-    ptx::mma_m16n8k8(part, small, upper, lower);
-    ptx::mma_m16n8k8(part, big, upper, lower);
+    unsigned upper[2], lower[2];
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+      upper[step] = Tf32::big(b[step][0]);
+      lower[step] = Tf32::big(b[step][1]);
+      ptx::mma_m16n8k8(part, big[step], Tf32::small(b[step][0], upper[step]),
+                       Tf32::small(b[step][1], lower[step]));
+      ptx::mma_m16n8k8(part, small[step], upper[step], lower[step]);
+    }
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+      ptx::mma_m16n8k8(part, big[step], upper[step], lower[step]);
+    }
 #pragma unroll
     for (int i = 0; i < 4; ++i) sums[i] += part[i];
   }
@@ -195,10 +242,10 @@ struct GemmProducts {
 
 template <>
 struct GemmProducts<double> {
-  template <int kCount, int kSteps>
+  template <int kCount, int kSteps, typename Row>
   static __device__ __forceinline__ void multiply_rows(double (&sums)[kChunkTiles<double>][4],
                                                        const char* own, const char* slab, int pitch,
-                                                       int bytes, const int* rows, bool) {
+                                                       int bytes, const Row* rows, bool) {
     const int lane = threadIdx.x % 32;
     const char* left = own + lane / 4 * pitch + lane % 4 * 8;
     int right[kCount];
@@ -219,11 +266,11 @@ struct GemmProducts<double> {
     }
   }
 
-  template <int kCount, int kTiles>
+  template <int kCount, int kTiles, typename Row>
   static __device__ __forceinline__ void multiply_block(double (&sums)[kTiles][4],
-                                                        const GatheredBlock<double>& block,
+                                                        const FragmentBlock<double>& block,
                                                         const char* slab, int pitch,
-                                                        const int* rows, bool) {
+                                                        const Row* rows, bool) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
@@ -231,8 +278,8 @@ struct GemmProducts<double> {
       const double* right = reinterpret_cast<const double*>(slab + rows[column] * pitch) + lane / 4;
 #pragma unroll
       for (int n = 0; n < kCount; ++n) {
-        ptx::mma_m8n8k4(sums[n][0], sums[n][1], block.element[0][step], right[n * 8]);
-        ptx::mma_m8n8k4(sums[n][2], sums[n][3], block.element[1][step], right[n * 8]);
+        ptx::mma_m8n8k4(sums[n][0], sums[n][1], block.at(0, step), right[n * 8]);
+        ptx::mma_m8n8k4(sums[n][2], sums[n][3], block.at(1, step), right[n * 8]);
       }
     }
   }

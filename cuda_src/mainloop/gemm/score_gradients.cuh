@@ -6,6 +6,7 @@
 // of weights cross memory.
 #pragma once
 
+#include "row_sums.cuh"
 #include "score_tile.cuh"
 
 namespace cupyna {
@@ -43,12 +44,12 @@ struct GemmScoreGradients : GemmScoreTile<T> {
 
   __device__ __forceinline__ void compute() {
     Tile::place();
-    Tile::for_planes([&] { compute_plane(); });
+    Tile::for_planes(params.heads, [&] { compute_plane(); });
   }
 
   __device__ __forceinline__ void compute_plane() {
-    Tile::copy_tile(queries, params.query, params.channels, params.is_vector(kQueryArray));
-    Tile::copy_tile(douts, params.dout, params.value_channels, params.is_vector(kDoutArray));
+    Tile::copy_tile(queries, params.query, head, params.channels, params.is_vector(kQueryArray));
+    Tile::copy_tile(douts, params.dout, head, params.value_channels, params.is_vector(kDoutArray));
     Stage rows = Base::stage_of(buffer, params.weights, true);
     Stage gradient_rows = Base::stage_of(buffer + Stage::kElements, params.gradient, true);
     stage = &rows;
@@ -71,7 +72,7 @@ struct GemmScoreGradients : GemmScoreTile<T> {
 
   __device__ __forceinline__ void prepare(const Part&) const {}
 
-  __device__ __forceinline__ void take(const Part& part, const Window& slab, int of_stage) {
+  __device__ __forceinline__ void take(const Part& part, const Window& slab, int of_stage, int) {
     const int columns = part.columns();
     const Rows rows(*this, part.origin);
     for (int first = 0; first < columns; first += Tile::kChunk) {
@@ -131,51 +132,16 @@ struct GemmScoreGradients : GemmScoreTile<T> {
     return keys_of(of_stage) + params.slab_rows * pitch;
   }
 
-  // A lane's share of the product of two rows.
-  __device__ __forceinline__ Number vector_product(const T* dout, const T* output) const {
-    Number sum = 0;
-    for (int c = lane % 4 * Tile::kVector; c < params.value_channels; c += 4 * Tile::kVector) {
-      const uint4 a = __ldg(reinterpret_cast<const uint4*>(dout + c));
-      const uint4 b = __ldg(reinterpret_cast<const uint4*>(output + c));
-#pragma unroll
-      for (int i = 0; i < Tile::kVector; ++i) {
-        sum += widen(reinterpret_cast<const T*>(&a)[i]) * widen(reinterpret_cast<const T*>(&b)[i]);
-      }
-    }
-    return sum;
-  }
-
-  __device__ __forceinline__ Number product(const T* dout, const T* output) const {
-    Number sum = 0;
-    for (int c = lane % 4; c < params.value_channels; c += 4) {
-      sum += widen(dout[c * params.dout.channel]) * widen(output[c * params.output.channel]);
-    }
-    return sum;
-  }
-
-  // Four lanes share rows l / 4 and l / 4 + 8 and sum dO O over the channels.
+  // Four lanes share rows l / 4 and l / 4 + 8.
   __device__ __forceinline__ void load_statistics() {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       bool is_real;
       const Coordinate at = Tile::position_of(Tile::row_of(half), is_real);
-      const T* dout =
-          static_cast<const T*>(params.dout.data) + Tile::offset_of(params.dout, at, head);
-      const T* output =
-          static_cast<const T*>(params.output.data) + Tile::offset_of(params.output, at, head);
-      Number sum = params.is_vector(kDoutArray) && params.is_vector(kOutputArray)
-                       ? vector_product(dout, output)
-                       : product(dout, output);
-      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
       lse[half] =
           static_cast<const Number*>(params.lse.data)[Tile::offset_of(params.lse, at, head)] *
           Exponential<Number>::kUnit;
-      delta[half] = sum;
-      if (params.dlse.data != nullptr) {
-        delta[half] -=
-            static_cast<const Number*>(params.dlse.data)[Tile::offset_of(params.dlse, at, head)];
-      }
+      delta[half] = row_sum_of<T>(*this, at);
     }
   }
 };

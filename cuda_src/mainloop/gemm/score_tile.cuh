@@ -1,38 +1,16 @@
 // What scores and their gradients share: columns of products become scores, and pick their slots.
 #pragma once
 
-#include "../../softmax/online.cuh"
+#include "exponential.cuh"
+#include "slot_tile.cuh"
 #include "stage.cuh"
-#include "tile.cuh"
 
 namespace cupyna {
 
-// Exponentials of scores in units of their own: powers of two in float32.
-template <typename Number>
-struct Exponential;
-
-template <>
-struct Exponential<float> {
-  static constexpr float kUnit = 1.4426950408889634f;     // of a natural exponent
-  static constexpr float kNatural = 0.6931471805599453f;  // of ours
-  static __device__ __forceinline__ float of(float x) { return ptx::exp2_approx(x); }
-};
-
-template <>
-struct Exponential<double> {
-  static constexpr double kUnit = 1;
-  static constexpr double kNatural = 1;
-  static __device__ __forceinline__ double of(double x) { return exp(x); }
-};
-
-// Products of 16 rows and a chunk of columns; a lane's share.
 template <typename T>
-using GemmChunk = Wide<T>[kChunkTiles<T>][4];
-
-template <typename T>
-struct GemmScoreTile : GemmTile<T, Side::kQuery> {
+struct GemmScoreTile : GemmSlotTile<T> {
   using Number = Wide<T>;
-  using Tile = GemmTile<T, Side::kQuery>;
+  using Tile = GemmSlotTile<T>;
   using Stage = GemmStage<T, Tile::kChunk>;
   using Tile::params, Tile::shared, Tile::warp, Tile::lane, Tile::head;
   using typename Tile::Shared;
@@ -58,7 +36,8 @@ struct GemmScoreTile : GemmTile<T, Side::kQuery> {
     }
   };
 
-  __device__ GemmScoreTile(const GemmParams& params, Shared& shared) : Tile(params, shared) {}
+  __device__ GemmScoreTile(const GemmParams& params, Shared& shared)
+      : Tile(params, shared, Side::kQuery) {}
 
   static __device__ __forceinline__ Number nothing() { return -Number(infinity()); }
 

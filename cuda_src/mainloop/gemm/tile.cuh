@@ -3,8 +3,7 @@
 //
 // Each warp owns 16 tokens that form a box of their own and walks the box of *their* partners, in
 // chunks of columns, wherever these lie in the slab. A slab cuts the box along one axis: axes
-// before it have one position in a slab, axes after it all of theirs. The columns of a warp are
-// then numbered in the order of its windows' slots, see geometry/slots.cuh.
+// before it have one position in a slab, axes after it all of theirs.
 #pragma once
 
 #include "../../common/gemm_params.cuh"
@@ -15,7 +14,7 @@
 
 namespace cupyna {
 
-template <typename T, Side kSide>
+template <typename T>
 struct GemmTile {
   static constexpr int kWarps = 4;
   static constexpr int kWarpRows = 16;
@@ -24,7 +23,7 @@ struct GemmTile {
   static constexpr int kChunk = 8 * kChunkTiles<T>;
   static constexpr int kVector = 16 / int(sizeof(T));
   // Rows of a whole number of fragments, shifted against each other by an odd number of banks.
-  static constexpr int kRowUnit = sizeof(T) == 8 ? 64 : 32;
+  static constexpr int kRowUnit = sizeof(T) == 2 ? 32 : 64;
   static constexpr int kRowPad = sizeof(T) == 8 ? 32 : 16;
 
   struct Shared {
@@ -32,28 +31,35 @@ struct GemmTile {
     Window any[kWarps];     // union of each warp's windows
     AxisTile own[kAxes];
     Line line[kAxes];
-    // The columns of a warp's chunk: coordinates in the part, slots from its first, rows of the
-    // slab.
-    alignas(16) unsigned fields[kWarps][kChunk];
-    alignas(16) int steps[kWarps][kChunk];
-    alignas(16) int rows[kWarps][kChunk];
+    int tile, block;  // of the grid, and of channels
   };
 
   const GemmParams& params;
   Shared& shared;
+  const Side side;         // whose tokens the tile holds
+  const bool keeps_slots;  // whether boxes of queries hold every slot, with a key or without
   const int warp, lane;
-  int head, batch, block;
+  int head, batch;
   bool has_rows;  // whether any token of the warp exists
 
-  __device__ GemmTile(const GemmParams& params, Shared& shared)
-      : params(params), shared(shared), warp(threadIdx.x / 32), lane(threadIdx.x % 32) {}
+  __device__ GemmTile(const GemmParams& params, Shared& shared, Side side, bool keeps_slots)
+      : params(params),
+        shared(shared),
+        side(side),
+        keeps_slots(keeps_slots),
+        warp(threadIdx.x / 32),
+        lane(threadIdx.x % 32) {}
 
   // Which tile this block takes, and what its rows see: the same in every plane.
   __device__ __forceinline__ void place() {
     const int tiles = params.tile[0].tiles * params.tile[1].tiles * params.tile[2].tiles;
     const int block_of_tile = blockIdx.x / tiles;
-    block = block_of_tile;
-    if (threadIdx.x < kAxes) place_along(threadIdx.x, blockIdx.x - block_of_tile * tiles);
+    const int tile = blockIdx.x - block_of_tile * tiles;
+    if (threadIdx.x == 0) {
+      shared.tile = tile;
+      shared.block = block_of_tile;
+    }
+    if (threadIdx.x < kAxes) place_along(threadIdx.x, tile);
     __syncthreads();
     if (threadIdx.x < kRows) {
       bool is_real;
@@ -70,10 +76,9 @@ struct GemmTile {
     __syncwarp();
   }
 
-  // Calls `work` for the heads and batch entries that fall to this block.
+  // Calls `work` for those of `heads` heads of each batch entry that fall to this block.
   template <typename Work>
-  __device__ __forceinline__ void for_planes(const Work& work) {
-    const int heads = kSide == Side::kQuery ? params.heads : params.heads / params.head_group;
+  __device__ __forceinline__ void for_planes(int heads, const Work& work) {
     for (int plane = blockIdx.y; plane < params.batch * heads; plane += gridDim.y) {
       batch = plane / heads;
       head = plane - batch * heads;
@@ -90,6 +95,13 @@ struct GemmTile {
     is_real = x < shared.own[0].end && y < shared.own[1].end && z < shared.own[2].end;
     return Coordinate{min_of(x, shared.own[0].end - 1), min_of(y, shared.own[1].end - 1),
                       min_of(z, shared.own[2].end - 1)};
+  }
+
+  // Where the warp's first row would be, on a grid without end.
+  __device__ __forceinline__ Coordinate origin_of_warp() const {
+    int of_warp = warp, in_warp = 0;
+    const int z = take(2, of_warp, in_warp), y = take(1, of_warp, in_warp);
+    return Coordinate{take(0, of_warp, in_warp), y, z};
   }
 
   // Elements from an array's first to a token's first channel.
@@ -140,13 +152,13 @@ struct GemmTile {
   }
 
   // The tile's own rows of an array.
-  __device__ __forceinline__ void copy_tile(char* target, const Array& array, int channels,
-                                            bool is_vector) const {
+  __device__ __forceinline__ void copy_tile(char* target, const Array& array, int of_head,
+                                            int channels, bool is_vector) const {
     const T* data = static_cast<const T*>(array.data);
     copy_rows<kWarpRows>(target, pitch_of(channels), kRows, channels, is_vector, array.channel,
                          [&](int row) {
                            bool is_real;
-                           return data + offset_of(array, position_of(row, is_real), head);
+                           return data + offset_of(array, position_of(row, is_real), of_head);
                          });
   }
 
@@ -166,7 +178,8 @@ struct GemmTile {
   }
 
   // Walks the slabs of the box. `product` copies a slab, prepares for a part before the next slab
-  // is asked for, and takes the part when the slab is there.
+  // is asked for, and takes the part when the slab is there; it is told how many columns the next
+  // part has.
   template <typename Product>
   __device__ __forceinline__ void walk(Product& product) const {
     Coordinate at{shared.own[0].box_begin, shared.own[1].box_begin, shared.own[2].box_begin};
@@ -184,34 +197,10 @@ struct GemmTile {
       is_inside = advance(at);
       if (is_inside) product.copy(slab_at(at), stage ^ 1);
       ptx::copy_async_commit();
-      if (takes) product.take(part, slab, stage);
+      if (takes)
+        product.take(part, slab, stage, is_inside ? Part(part_of(slab_at(at))).columns() : 0);
     }
     ptx::copy_async_wait<0>();
-  }
-
-  // Lays out the chunk of a part that begins with column `first`.
-  __device__ __forceinline__ void lay_columns(const Part& part, const Window& slab,
-                                              int first) const {
-    const int y = slab.y.end - slab.y.begin, z = slab.z.end - slab.z.begin;
-    const int x_shift = part.origin.x - slab.x.begin, y_shift = part.origin.y - slab.y.begin;
-    const int z_shift = part.origin.z - slab.z.begin;
-    const int columns = part.columns();
-    __syncwarp();  // all lanes are done with the chunk before
-#pragma unroll
-    for (int i = lane; i < kChunk; i += 32) {
-      if (first + i - lane >= columns) break;
-      const int column = first + i;
-      const bool is_there = column < columns;
-      const Coordinate at = part.at(is_there ? column : 0);
-      // Padding names a row that is there: its numbers are finite, and nothing sees them.
-      const int row_x = min_of(at.x + x_shift, slab.x.end - slab.x.begin - 1);
-      const int row_y = min_of(at.y + y_shift, y - 1), row_z = min_of(at.z + z_shift, z - 1);
-      shared.fields[warp][i] =
-          GuardedWindow::guarded(is_there ? pack_fields(at.x, at.y, at.z) : outside_fields());
-      shared.steps[warp][i] = slots().index(at.x, at.y, at.z);
-      shared.rows[warp][i] = (row_x * y + row_y) * z + row_z;
-    }
-    __syncwarp();
   }
 
   // Row of the tile that element `half` (0 or 1) of a lane's fragments belongs to.
@@ -242,7 +231,7 @@ struct GemmTile {
     const AxisTiling tiling{along.length,         along.kernel_size,
                             along.stride,         along.dilation,
                             along.is_causal != 0, 1 << (cut.warp_log2 + cut.warps_log2)};
-    shared.own[axis] = tiling.tile(static_cast<int>(tile % cut.tiles), kSide);
+    shared.own[axis] = tiling.tile(static_cast<int>(tile % cut.tiles), side);
     shared.line[axis] = tiling.line(shared.own[axis].group);
   }
 
@@ -257,15 +246,15 @@ struct GemmTile {
 
   __device__ __forceinline__ Interval partners(int axis, int position) const {
     const Line& line = shared.line[axis];
-    return kSide == Side::kQuery ? window_of(line, position) : queries_of(line, position);
+    return side == Side::kQuery ? window_of(line, position) : queries_of(line, position);
   }
 
-  // At least as long as a window: shrunken windows leave slots without keys, and a chunk's slots
-  // must not lie further apart than its columns.
+  // Where slots are kept, at least as long as a window: shrunken windows leave slots without keys,
+  // and a chunk's slots must not lie further apart than its columns.
   __device__ __forceinline__ Interval any_of_warp(const Interval& row, int axis) const {
     const int begin = __reduce_min_sync(0xffffffffu, row.begin);
     const int end = __reduce_max_sync(0xffffffffu, row.end);
-    const int least = kSide == Side::kQuery ? begin + params.axis[axis].kernel_size : end;
+    const int least = keeps_slots ? begin + params.axis[axis].kernel_size : end;
     return Interval{begin, max_of(end, least)};
   }
 

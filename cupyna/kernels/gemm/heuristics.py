@@ -31,9 +31,16 @@ from .shapes import (
 
 __all__ = ["GemmPlan", "Kind", "gemm_plan", "smem_bytes"]
 
-# The products, as the kernels are: query x box with and without the gradient, weights x box, and
-# weights^T x inverse box. Forward is the first and the third on the same tiles.
-Kind = Literal["forward", "scores", "score_gradients", "outputs", "inverse"]
+Side = Literal["query", "key"]
+
+# The products, as the kernels are. On rows of slots: query x box with and without the gradient,
+# weights x box, and weights^T x inverse box. On fragments: weights of forward, both sides'
+# gradients, and fragments x box; those that share fragments share their tiles.
+Kind = Literal[
+    "scores", "score_gradients", "outputs", "inverse",
+    "weights", "gradients", "values",
+    "forward", "query_gradients", "key_gradients",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +61,14 @@ class _Costs:
     overlap: float
 
 
-_COSTS = {
+_COSTS: dict[Kind, _Costs] = {
     "scores": _Costs(4830, 2220, 1090, 260, 310, 2, 0.7),
     "outputs": _Costs(3060, 1650, 880, 50, 330, 27, 0.7),
     "score_gradients": _Costs(7460, 2870, 1560, 35, 270, 21, 0.7),
     "inverse": _Costs(3690, 2740, 0, 340, 150, 47, 0.7),
+    "weights": _Costs(3000, 1500, 500, 60, 100, 8, 0.7),
+    "values": _Costs(2500, 1200, 300, 40, 80, 8, 0.7),
+    "gradients": _Costs(4500, 2000, 800, 100, 100, 8, 0.7),
 }
 _PRODUCT_SCALE = {"float16": 1.0, "bfloat16": 1.0, "float32": 4.5, "float64": 12.0}
 _TF32_SCALE = 3.0
@@ -97,7 +107,7 @@ class GemmPlan:
     """
 
     axes: tuple[object, ...]
-    side: Literal["query", "key"]
+    side: Side
     warp_tile: tuple[int, ...]
     warps: tuple[int, ...]
     split: int
@@ -107,6 +117,19 @@ class GemmPlan:
     chunks: int
     smem_bytes: int
     time_us: float
+
+    def fragment_bytes(self, problem: Problem) -> int:
+        """Memory of the fragments that one kernel leaves for another."""
+        chunk = chunk_of(problem.item_bytes)
+        return self._warps(problem) * self.chunks * chunk * WARP_ROWS * problem.item_bytes
+
+    def maxima(self, problem: Problem) -> int:
+        """Numbers that stand beside the fragments of forward: maxima by chunk, and sums."""
+        return self._warps(problem) * (self.chunks + 1) * WARP_ROWS
+
+    def _warps(self, problem: Problem) -> int:
+        tiles = TilePlan(problem.axes, self.tile, problem.spatial, self.side).counts.tiles
+        return problem.batch * problem.heads * tiles * WARPS
 
     @cached_property
     def tile(self) -> tuple[int, ...]:
@@ -136,23 +159,47 @@ def gemm_plan(problem: Problem, device: DeviceSpec, kind: Kind, channels: int) -
 def smem_bytes(problem: Problem, kind: Kind, slab_rows: int, stages: int) -> int:
     """Shared memory that a launch of a product asks for."""
     size = problem.item_bytes
-    if kind == "forward":
-        shared = (smem_bytes(problem, part, slab_rows, stages) for part in ("scores", "outputs"))
-        return max(shared)
-    if kind in ("outputs", "inverse"):
+    if kind in _PARTS:
+        parts = {part for part, _ in _parts(problem, kind, 0)}
+        return max(smem_bytes(problem, part, slab_rows, stages) for part in parts)
+    if kind in ("outputs", "inverse", "values"):
         # Either product of backward, and forward's: the longer rows decide.
         channels = max(problem.head_dim, problem.value_dim)
         width = channels_of(problem.dtype, channels)
-        stage = 0 if kind == "inverse" else 2 * stage_bytes(size)
+        stage = 2 * stage_bytes(size) if kind == "outputs" else 0
         # Products run over all channels of a block of threads, or over half of them.
         row = row_bytes(width if channels > width // 2 else width // 2, size)
         return stages * slab_rows * row + stage
-    if kind == "score_gradients":
+    if kind in ("score_gradients", "gradients"):
         both = row_bytes(problem.head_dim, size) + row_bytes(problem.value_dim, size)
-        return (ROWS + stages * slab_rows) * both + 2 * stage_bytes(size)
+        # Chunks of slots, or statistics of the queries of a slab.
+        beside = stages * -(-slab_rows // 2) * 16 if kind == "gradients" else 2 * stage_bytes(size)
+        return (ROWS + stages * slab_rows) * both + beside
+    if kind == "weights":
+        return (ROWS + stages * slab_rows) * row_bytes(problem.head_dim, size)
     # Scores of queries and keys, or gradients of weights from values.
     row = row_bytes(max(problem.head_dim, problem.value_dim), size)
     return (ROWS + stages * slab_rows) * row + stage_bytes(size)
+
+
+# Kernels that meet on the same tiles, and whether they have the values' channels.
+_PARTS: dict[Kind, tuple[tuple[Kind, bool], ...]] = {
+    "forward": (("weights", False), ("values", True)),
+    "query_gradients": (("gradients", False), ("values", False)),
+    "key_gradients": (("gradients", False), ("values", True), ("values", False)),
+}
+
+
+def _parts(problem: Problem, kind: Kind, channels: int) -> list[tuple[Kind, int]]:
+    """The kernels of a kind, each with its channels."""
+    if kind not in _PARTS:
+        return [(kind, channels)]
+    dims = (problem.head_dim, problem.value_dim)
+    return [(part, dims[of_values]) for part, of_values in _PARTS[kind]]
+
+
+def _side_of(kind: Kind) -> Side:
+    return "key" if kind in ("inverse", "key_gradients") else "query"
 
 
 def _budget(device: DeviceSpec) -> int:
@@ -161,7 +208,7 @@ def _budget(device: DeviceSpec) -> int:
 
 def _plans(problem: Problem, device: DeviceSpec, kind: Kind, channels: int) -> Iterator[GemmPlan]:
     for warp_tile, warps in _tiles(problem):
-        cuts = {_slab(problem, kind, warp_tile, warps, rows) for rows in _SLAB_ROWS}
+        cuts = {_slab(problem, _side_of(kind), warp_tile, warps, rows) for rows in _SLAB_ROWS}
         for split, slab, slab_rows, slabs, chunks in cuts:
             if slab_rows > MOST_SLAB_ROWS:
                 continue
@@ -169,14 +216,16 @@ def _plans(problem: Problem, device: DeviceSpec, kind: Kind, channels: int) -> I
             smem = smem_bytes(problem, kind, slab_rows, stages)
             if smem > _budget(device):
                 continue
-            parts: tuple[Kind, ...] = ("scores", "outputs") if kind == "forward" else (kind,)
             time_us = sum(
-                _time_us(problem, device, part, channels, warp_tile, warps, split, slab, smem)
-                for part in parts
-            )
+                _time_us(
+                    problem, device, part, of_part, _side_of(kind), warp_tile, warps, split, slab,
+                    smem_bytes(problem, part, slab_rows, stages),
+                )
+                for part, of_part in _parts(problem, kind, channels)
+            )  # fmt: skip
             yield GemmPlan(
-                problem.axes, "key" if kind == "inverse" else "query", warp_tile, warps, split,
-                slab, slab_rows, stages, chunks, smem, time_us,
+                problem.axes, _side_of(kind), warp_tile, warps, split, slab, slab_rows, stages,
+                chunks, smem, time_us,
             )  # fmt: skip
 
 
@@ -200,8 +249,7 @@ def _powers(product: int, rank: int) -> list[tuple[int, ...]]:
     return [t for t in itertools.product(powers, repeat=rank) if math.prod(t) == product]
 
 
-def _boxes(problem: Problem, kind: Kind, tile: tuple[int, ...]) -> tuple[TilePlan, tuple[int, ...]]:
-    side: Literal["query", "key"] = "key" if kind == "inverse" else "query"
+def _boxes(problem: Problem, side: Side, tile: tuple[int, ...]) -> tuple[TilePlan, tuple[int, ...]]:
     plan = TilePlan(problem.axes, tile, problem.spatial, side)
     box = plan.largest_box
     if side == "query":
@@ -212,15 +260,15 @@ def _boxes(problem: Problem, kind: Kind, tile: tuple[int, ...]) -> tuple[TilePla
 
 def _slab(
     problem: Problem,
-    kind: Kind,
+    side: Side,
     warp_tile: tuple[int, ...],
     warps: tuple[int, ...],
     rows: int,
 ) -> tuple[int, int, int, int, int]:
     """Split axis, slab extent, rows of a slab, slabs of a box, chunks of a warp."""
     tile = tuple(a * b for a, b in zip(warp_tile, warps, strict=True))
-    _, box = _boxes(problem, kind, tile)
-    _, own = _boxes(problem, kind, warp_tile)
+    _, box = _boxes(problem, side, tile)
+    _, own = _boxes(problem, side, warp_tile)
     split = len(box) - 1
     after = 1
     while split > 0 and after * box[split] <= rows:
@@ -231,7 +279,8 @@ def _slab(
     slab = -(-box[split] // slabs)
     before = math.prod(box[:split])
     columns = min(slab, own[split]) * math.prod(own[split + 1 :])
-    met = math.prod(own[:split]) * (-(-own[split] // slab) + 1)
+    # A part of one slab, or both ends of it in slabs of others.
+    met = math.prod(own[:split]) * (-(-own[split] // slab) + 1 if slabs > 1 else 1)
     return (
         split,
         slab,
@@ -246,6 +295,7 @@ def _time_us(
     device: DeviceSpec,
     kind: Kind,
     channels: int,
+    side: Side,
     warp_tile: tuple[int, ...],
     warps: tuple[int, ...],
     split: int,
@@ -254,12 +304,14 @@ def _time_us(
 ) -> float:
     costs = _COSTS[kind]
     tile = tuple(a * b for a, b in zip(warp_tile, warps, strict=True))
-    plan, box = _boxes(problem, kind, tile)
-    _, own = _boxes(problem, kind, warp_tile)
+    plan, box = _boxes(problem, side, tile)
+    _, own = _boxes(problem, side, warp_tile)
     chunks, groups = _warp_work(problem, own, warp_tile, warps, split, slab)
     slabs = math.prod(box[:split]) * -(-box[split] // slab)
     rows = plan.counts.box_tokens / plan.counts.tiles
-    width = 2 * channels if kind == "score_gradients" else channels
+    width = channels
+    if kind in ("score_gradients", "gradients"):
+        width = problem.head_dim + problem.value_dim
     product = costs.product * _PRODUCT_SCALE[problem.dtype]
     if problem.dtype == "float32" and problem.allow_tf32:
         product = costs.product * _TF32_SCALE
@@ -271,7 +323,7 @@ def _time_us(
         + costs.copy * rows * width * problem.item_bytes / 256
     )
     channel_blocks = 1
-    if kind in ("outputs", "inverse"):
+    if kind in ("outputs", "inverse", "values"):
         channel_blocks = -(-channels // channels_of(problem.dtype, channels))
     blocks = problem.batch * problem.heads * plan.counts.tiles * channel_blocks
     room = device.smem_bytes // (smem + STATIC_SMEM_BYTES)

@@ -16,11 +16,11 @@ TILE = np.dtype([(name, np.int32) for name in ("warp_log2", "warps_log2", "tiles
 
 _ARRAYS = (
     "query", "key", "dout", "value", "output", "weights", "gradient", "lse", "dlse", "bias",
-    "maxima",
+    "statistics",
 )  # fmt: skip
 _COUNTS = (
     "batch", "heads", "head_group", "channels", "value_channels", "split", "slab", "slab_rows",
-    "stages", "chunks", "vectors", "fills", "is_precise",
+    "stages", "chunks", "vectors", "fills", "is_precise", "is_transposed",
 )  # fmt: skip
 
 # Bits of `vectors`, in the order of the enumeration of the sources.
@@ -32,6 +32,7 @@ VECTORS = {
 GEMM_PARAMS = np.dtype(
     [
         *((name, ARRAY) for name in _ARRAYS),
+        ("maxima", np.uint64),
         ("scale", np.float64),
         ("empty", np.float64),
         ("axis", AXIS, AXES),
@@ -42,7 +43,7 @@ GEMM_PARAMS = np.dtype(
 )
 
 # A structured element costs four times as much as its bytes.
-_BYTES = struct.Struct(f"@{'Q6q' * len(_ARRAYS)}2d{5 * AXES + 3 * AXES + len(_COUNTS)}i0q")
+_BYTES = struct.Struct(f"@{'Q6q' * len(_ARRAYS)}Q2d{5 * AXES + 3 * AXES + len(_COUNTS)}i0q")
 
 
 def pack_gemm(fields: Mapping[str, Any]) -> np.ndarray[Any, Any]:
@@ -51,6 +52,7 @@ def pack_gemm(fields: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     for name in _ARRAYS:
         data, batch, axes, head, channel = fields.get(name, ABSENT)
         numbers += (data, batch, *axes, head, channel)
+    numbers += (fields.get("maxima", 0),)
     numbers += (fields.get("scale", 0.0), fields.get("empty", 0.0))
     for name in ("axis", "tile"):
         for along in fields[name]:

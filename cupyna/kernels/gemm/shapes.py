@@ -18,6 +18,7 @@ __all__ = [
     "gemm_variants",
     "resident_blocks",
     "row_bytes",
+    "row_slots",
     "stage_bytes",
 ]
 
@@ -45,7 +46,12 @@ def gemm_variants() -> Iterator[Variant]:
     for dtype, widths in _CHANNELS.items():
         yield gemm_variant("gemm_scores", dtype)
         yield gemm_variant("gemm_score_gradients", dtype)
+        yield gemm_variant("gemm_weights", dtype)
+        if dtype != "float64":
+            yield gemm_variant("gemm_gradients", dtype, keys=0)
+            yield gemm_variant("gemm_gradients", dtype, keys=1)
         for channels in widths:
+            yield gemm_variant("gemm_values", dtype, channels)
             yield gemm_variant("gemm_outputs", dtype, channels)
             yield gemm_variant("gemm_inverse", dtype, channels)
         yield gemm_variant("gemm_bias_gradient", dtype)
@@ -57,14 +63,14 @@ def channels_of(dtype: str, channels: int) -> int:
     return next((width for width in widths if width >= channels), widths[-1])
 
 
-def gemm_variant(family: str, dtype: str, channels: int = 0) -> Variant:
+def gemm_variant(family: str, dtype: str, channels: int = 0, keys: int | None = None) -> Variant:
     """A row of the manifest; `channels` for the families whose outputs have them."""
     if family == "gemm_bias_gradient":
         return Variant(family, dtype, 0, threads=_BIAS_THREADS, defines=(("BLOCKS", 2),))
     if channels:
         defines: tuple[tuple[str, int], ...] = (("CHANNELS", channels),)
     else:
-        defines = ()
+        defines = () if keys is None else (("KEYS", keys),)
     defines = (*defines, ("BLOCKS", _blocks(family, dtype, channels)))
     return Variant(
         family, dtype, 0, threads=_THREADS, smem_bytes=SMEM_BYTES, defines=defines, is_elastic=True
@@ -77,20 +83,25 @@ def _blocks(family: str, dtype: str, channels: int) -> int:
         return 2
     if dtype == "float32" and channels:
         return 2
-    if channels > 64 or family == "gemm_scores" or dtype == "float32":
+    if family == "gemm_weights":
+        return 4
+    if family == "gemm_values" and channels > 64:
+        return 2
+    if channels > 64 or family in ("gemm_scores", "gemm_values", "gemm_gradients") or dtype == "float32":
         return 3
     return 4
 
 
 def resident_blocks(kind: str, dtype: str, channels: int) -> int:
     """Blocks of threads that a multiprocessor holds by the registers of one of the products."""
-    width = channels_of(dtype, channels) if kind in ("outputs", "inverse") else 0
+    is_wide = kind in ("outputs", "inverse", "values")
+    width = channels_of(dtype, channels) if is_wide else 0
     return _blocks(f"gemm_{kind}", dtype, width)
 
 
 def row_bytes(channels: int, item_bytes: int) -> int:
     """Bytes of a row of channels in shared memory: GemmTile::pitch_of of the sources."""
-    unit, pad = (64, 32) if item_bytes == 8 else (32, 16)
+    unit, pad = 32 if item_bytes == 2 else 64, 32 if item_bytes == 8 else 16
     return -(-channels * item_bytes // unit) * unit + pad
 
 
@@ -102,3 +113,9 @@ def stage_bytes(item_bytes: int) -> int:
 def chunk_of(item_bytes: int) -> int:
     """Columns that a warp takes at a time."""
     return 64 if item_bytes == 2 else 32
+
+
+def row_slots(window: int, item_bytes: int) -> int:
+    """Slots of a stored row: whole 16-byte vectors."""
+    vector = 16 // item_bytes
+    return -(-window // vector) * vector

@@ -1,0 +1,49 @@
+// Row sums of dO O, less the gradients of the log-sum-exp, for backward.
+#pragma once
+
+#include "tile.cuh"
+
+namespace cupyna {
+
+// A lane's share of the product of two rows, in 16-byte vectors.
+template <typename T>
+__device__ __forceinline__ Wide<T> vector_product(const T* dout, const T* output, int channels) {
+  constexpr int kVector = 16 / int(sizeof(T));
+  Wide<T> sum = 0;
+  for (int c = threadIdx.x % 4 * kVector; c < channels; c += 4 * kVector) {
+    const uint4 a = __ldg(reinterpret_cast<const uint4*>(dout + c));
+    const uint4 b = __ldg(reinterpret_cast<const uint4*>(output + c));
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      sum += widen(reinterpret_cast<const T*>(&a)[i]) * widen(reinterpret_cast<const T*>(&b)[i]);
+    }
+  }
+  return sum;
+}
+
+// Four lanes share a row.
+template <typename T>
+__device__ __forceinline__ Wide<T> row_sum_of(const GemmTile<T>& tile, const Coordinate& at) {
+  const GemmParams& params = tile.params;
+  const T* dout =
+      static_cast<const T*>(params.dout.data) + tile.offset_of(params.dout, at, tile.head);
+  const T* output =
+      static_cast<const T*>(params.output.data) + tile.offset_of(params.output, at, tile.head);
+  Wide<T> sum = 0;
+  if (params.is_vector(kDoutArray) && params.is_vector(kOutputArray)) {
+    sum = vector_product(dout, output, params.value_channels);
+  } else {
+    for (int c = threadIdx.x % 4; c < params.value_channels; c += 4) {
+      sum += widen(dout[c * params.dout.channel]) * widen(output[c * params.output.channel]);
+    }
+  }
+  sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+  sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+  if (params.dlse.data != nullptr) {
+    sum -=
+        static_cast<const Wide<T>*>(params.dlse.data)[tile.offset_of(params.dlse, at, tile.head)];
+  }
+  return sum;
+}
+
+}  // namespace cupyna

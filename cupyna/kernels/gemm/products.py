@@ -1,0 +1,326 @@
+"""The launches of the gemm kernels: what each product is told, and where its weights wait."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from cupyna.arrays.device_array import DeviceArray, has_vector_rows
+from cupyna.execution import Execution
+from cupyna.problem import Problem
+
+from ..fused.params import axis_tiles
+from ..launch import launch
+from ..loader import load
+from ..params import (
+    ABSENT,
+    ArrayFields,
+    axis_fields,
+    bias_fields,
+    row_fields,
+    statistic_fields,
+)
+from ..variant import Variant
+from .heuristics import GemmPlan, Kind, gemm_plan, smem_bytes
+from .params import VECTORS, pack_gemm
+from .shapes import channels_of, gemm_variant, row_slots
+
+__all__ = ["GemmProducts"]
+
+_WARP = 32
+
+# Enough blocks for every multiprocessor to have its last one at about the same time.
+_WAVES = 2
+_BLOCKS_OF_PROCESSOR = 4
+_MOST_PLANES_OF_BLOCK = 8
+_MOST_GRID_ROWS = 65535
+
+_NO_TILES = ((0, 0, 1),) * 3
+
+
+class GemmProducts:
+    """The kernels of one problem on one stream."""
+
+    def __init__(self, problem: Problem, execution: Execution) -> None:
+        self._problem = problem
+        self._execution = execution
+        self._shared = {
+            "axis": axis_fields(problem),
+            "batch": problem.batch,
+            "heads": problem.heads,
+            "head_group": problem.head_group,
+            "is_precise": int(not problem.allow_tf32),
+        }
+
+    def plan(self, kind: Kind, channels: int) -> GemmPlan:
+        return gemm_plan(self._problem, self._execution.device, kind, channels)
+
+    def rows(self) -> DeviceArray:
+        """Room for rows of slots: those of one head lie together, padded to 16 bytes."""
+        problem = self._problem
+        slots = row_slots(problem.window, problem.item_bytes)
+        return self._by_head(problem.dtype, slots)
+
+    def fragments(self, plan: GemmPlan) -> DeviceArray:
+        """Room for the fragments of all warps."""
+        problem = self._problem
+        shape = (plan.fragment_bytes(problem) // problem.item_bytes,)
+        memory: DeviceArray = self._execution.empty(shape, problem.dtype)
+        return memory
+
+    def maxima(self, plan: GemmPlan) -> DeviceArray:
+        """Room for the maxima of all rows by chunk, and for their sums."""
+        problem = self._problem
+        memory: DeviceArray = self._execution.empty((plan.maxima(problem),), problem.accumulator)
+        return memory
+
+    def weights(
+        self,
+        plan: GemmPlan,
+        query: DeviceArray,
+        key: DeviceArray,
+        weights: DeviceArray,
+        maxima: DeviceArray,
+        scale: float,
+        *,
+        bias: DeviceArray | None,
+        lse: DeviceArray | None,
+    ) -> None:
+        """Exponentials of scores as fragments, and what they were lowered by."""
+        fields = {
+            "query": row_fields(query), "key": row_fields(key), "weights": _base_of(weights),
+            "bias": bias_fields(bias), "lse": statistic_fields(lse), "maxima": maxima.pointer,
+            "scale": scale, "channels": query.shape[-1],
+            "vectors": _vectors(query=query, key=key),
+        }  # fmt: skip
+        self._launch(gemm_variant("gemm_weights", self._problem.dtype), "weights", plan, fields)
+
+    def values(
+        self,
+        plan: GemmPlan,
+        weights: DeviceArray,
+        rows: DeviceArray,
+        out: DeviceArray,
+        scale: float,
+        *,
+        maxima: DeviceArray | None = None,
+    ) -> None:
+        """Fragments times rows of the side that the tiles of `plan` do not cut."""
+        dtype, channels = self._problem.dtype, rows.shape[-1]
+        width = channels_of(dtype, channels)
+        fields = {
+            "query": row_fields(out), "key": row_fields(rows), "weights": _base_of(weights),
+            "maxima": 0 if maxima is None else maxima.pointer, "scale": scale,
+            "channels": channels, "is_transposed": int(plan.side == "key"),
+            "vectors": _vectors(query=out, key=rows),
+        }  # fmt: skip
+        variant = gemm_variant("gemm_values", dtype, width)
+        self._launch(variant, "values", plan, fields, -(-channels // width))
+
+    def query_gradients(
+        self,
+        plan: GemmPlan,
+        scale: float,
+        dout: DeviceArray,
+        q: DeviceArray,
+        k: DeviceArray,
+        v: DeviceArray,
+        out: DeviceArray,
+        lse: DeviceArray,
+        dlse: DeviceArray | None,
+        dscores: DeviceArray,
+    ) -> DeviceArray:
+        """Gradients of scores as fragments; returns the statistics of all queries."""
+        # Two float32 numbers are as long as one float64 number.
+        statistics = self._by_head("float64")
+        fields = {
+            "query": row_fields(q), "key": row_fields(k), "dout": row_fields(dout),
+            "value": row_fields(v), "output": row_fields(out), "gradient": _base_of(dscores),
+            "lse": statistic_fields(lse), "dlse": statistic_fields(dlse),
+            "statistics": statistic_fields(statistics), "scale": scale,
+            "channels": q.shape[-1], "value_channels": v.shape[-1],
+            "vectors": _vectors(query=q, key=k, dout=dout, value=v, output=out),
+        }  # fmt: skip
+        variant = gemm_variant("gemm_gradients", self._problem.dtype, keys=0)
+        self._launch(variant, "gradients", plan, fields)
+        return statistics
+
+    def key_gradients(
+        self,
+        plan: GemmPlan,
+        scale: float,
+        dout: DeviceArray,
+        q: DeviceArray,
+        k: DeviceArray,
+        v: DeviceArray,
+        statistics: DeviceArray,
+        weights: DeviceArray,
+        dscores: DeviceArray,
+    ) -> None:
+        """Transposed weights and gradients of scores as fragments, from tiles of keys."""
+        fields = {
+            "query": row_fields(k), "key": row_fields(q), "dout": row_fields(v),
+            "value": row_fields(dout), "weights": _base_of(weights),
+            "gradient": _base_of(dscores), "statistics": statistic_fields(statistics),
+            "scale": scale, "channels": q.shape[-1], "value_channels": v.shape[-1],
+            "is_transposed": 1, "vectors": _vectors(query=k, key=q, dout=v, value=dout),
+        }  # fmt: skip
+        variant = gemm_variant("gemm_gradients", self._problem.dtype, keys=1)
+        self._launch(variant, "gradients", plan, fields)
+
+    def scores(
+        self,
+        query: DeviceArray,
+        key: DeviceArray,
+        weights: DeviceArray,
+        scale: float,
+        *,
+        empty: float,
+        bias: DeviceArray | None = None,
+    ) -> None:
+        """Scores for a caller, who sees slots without a key."""
+        channels = query.shape[-1]
+        fields = {
+            "query": row_fields(query), "key": row_fields(key), "weights": row_fields(weights),
+            "bias": bias_fields(bias), "scale": scale, "channels": channels,
+            "vectors": _vectors(query=query, key=key, weights=weights),
+        }  # fmt: skip
+        if any(self._problem.is_causal):
+            fields |= {"fills": 1, "empty": empty}
+        plan = self.plan("scores", channels)
+        self._launch(gemm_variant("gemm_scores", self._problem.dtype), "scores", plan, fields)
+
+    def score_gradients(
+        self,
+        scale: float,
+        dout: DeviceArray,
+        q: DeviceArray,
+        k: DeviceArray,
+        v: DeviceArray,
+        bias: DeviceArray | None,
+        out: DeviceArray,
+        lse: DeviceArray,
+        dlse: DeviceArray | None,
+        *,
+        weights: DeviceArray,
+        dscores: DeviceArray,
+    ) -> None:
+        problem = self._problem
+        fields = {
+            "query": row_fields(q), "key": row_fields(k), "dout": row_fields(dout),
+            "value": row_fields(v), "output": row_fields(out), "weights": row_fields(weights),
+            "gradient": row_fields(dscores), "lse": statistic_fields(lse),
+            "dlse": statistic_fields(dlse), "bias": bias_fields(bias), "scale": scale,
+            "channels": problem.head_dim, "value_channels": problem.value_dim,
+            "vectors": _vectors(
+                query=q, key=k, dout=dout, value=v, output=out, weights=weights, gradient=dscores
+            ),
+        }  # fmt: skip
+        plan = self.plan("score_gradients", problem.head_dim)
+        variant = gemm_variant("gemm_score_gradients", problem.dtype)
+        self._launch(variant, "score_gradients", plan, fields)
+
+    def outputs(
+        self,
+        weights: DeviceArray,
+        key: DeviceArray,
+        query: DeviceArray,
+        scale: float,
+    ) -> None:
+        self._multiply("outputs", weights, query, key, scale)
+
+    def inverse(
+        self, weights: DeviceArray, query: DeviceArray, key: DeviceArray, scale: float
+    ) -> None:
+        self._multiply("inverse", weights, query, key, scale)
+
+    def bias_gradient(self, dscores: DeviceArray, dbias: DeviceArray) -> None:
+        *outer, last = self._problem.bias_shape[1:]
+        blocks = math.prod(outer) * -(-last // _WARP)
+        fields = {"gradient": row_fields(dscores), "bias": bias_fields(dbias), "tile": _NO_TILES}
+        grid = (blocks, min(self._problem.heads, _MOST_GRID_ROWS), 1)
+        self._queue(gemm_variant("gemm_bias_gradient", self._problem.dtype), grid, 0, fields)
+
+    def _multiply(
+        self,
+        kind: Kind,
+        weights: DeviceArray,
+        query: DeviceArray,
+        key: DeviceArray,
+        scale: float,
+    ) -> None:
+        """Sums of rows of keys to rows of queries, or the other way around."""
+        dtype, channels = self._problem.dtype, key.shape[-1]
+        width = channels_of(dtype, channels)
+        fields = {
+            "query": row_fields(query), "key": row_fields(key), "weights": row_fields(weights),
+            "scale": scale, "channels": channels,
+            "vectors": _vectors(query=query, key=key, weights=weights),
+        }  # fmt: skip
+        variant = gemm_variant(f"gemm_{kind}", dtype, width)
+        self._launch(variant, kind, self.plan(kind, channels), fields, -(-channels // width))
+
+    def _by_head(self, dtype: str, *channels: int) -> DeviceArray:
+        """Room for numbers of all queries, those of one head together."""
+        problem = self._problem
+        shape = (problem.batch, problem.heads, *problem.spatial, *channels)
+        memory: DeviceArray = self._execution.empty(shape, dtype)
+        batch, head, *rest = memory.strides
+        axes, channel = rest[: problem.rank], rest[problem.rank :]
+        shape = (problem.batch, *problem.spatial, problem.heads, *channels)
+        strides = (batch, *axes, head, *channel)
+        return DeviceArray(memory.pointer, shape, strides, memory.dtype, memory.device)
+
+    def _launch(
+        self,
+        variant: Variant,
+        kind: Kind,
+        plan: GemmPlan,
+        fields: dict[str, Any],
+        channel_blocks: int = 1,
+    ) -> None:
+        problem = self._problem
+        tiles = tuple(map(axis_tiles, problem.spatial, problem.dilation, plan.tile))
+        leading = 3 - problem.rank
+        fields |= {
+            "tile": (
+                *((0, 0, 1),) * leading,
+                *(
+                    (own.bit_length() - 1, warps.bit_length() - 1, count)
+                    for own, warps, count in zip(plan.warp_tile, plan.warps, tiles, strict=True)
+                ),
+            ),
+            "split": leading + plan.split,
+            "slab": plan.slab,
+            "slab_rows": plan.slab_rows,
+            "stages": plan.stages,
+            "chunks": plan.chunks,
+        }
+        sums_of_keys = kind == "inverse" or (kind == "values" and plan.side == "key")
+        heads = problem.kv_heads if sums_of_keys else problem.heads
+        blocks, planes = math.prod(tiles) * channel_blocks, heads * problem.batch
+        # What a block finds out about its tile serves for several heads.
+        spare = (
+            blocks * planes // (_WAVES * _BLOCKS_OF_PROCESSOR * self._execution.device.processors)
+        )
+        planes_of_block = min(max(spare, 1), _MOST_PLANES_OF_BLOCK)
+        rows = min(-(-planes // planes_of_block), _MOST_GRID_ROWS)
+        smem = smem_bytes(problem, kind, plan.slab_rows, plan.stages)
+        self._queue(variant, (blocks, rows, 1), smem, fields)
+
+    def _queue(
+        self, variant: Variant, grid: tuple[int, ...], smem_bytes: int, fields: dict[str, Any]
+    ) -> None:
+        kernel = load(variant, self._execution.device.index)
+        params = pack_gemm(self._shared | fields)
+        launch(kernel, grid, (variant.threads, 1, 1), smem_bytes, self._execution.stream, params)
+
+
+def _base_of(memory: DeviceArray) -> ArrayFields:
+    """Fields of fragments, whose places the kernels know."""
+    return (memory.pointer, *ABSENT[1:])
+
+
+def _vectors(**arrays: DeviceArray) -> int:
+    """Bits of the arrays whose rows can be moved in 16-byte vectors."""
+    return sum(VECTORS[name] for name, array in arrays.items() if has_vector_rows(array))
