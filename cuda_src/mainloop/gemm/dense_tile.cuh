@@ -1,10 +1,12 @@
 // A tile whose weights wait between two kernels as fragments of tensor core products, with zeros
 // outside of windows: nothing is selected or scattered.
 //
-// Which of its warp's rows see a column is a word with a bit for each row. It is a product of axes:
-// a word for each position of the warp's box along each axis is laid down once for all planes.
+// A block keeps its tile for many planes: a head of a batch entry each. What depends on geometry
+// alone is laid down once: tokens of the rows, where rows of a slab are, and which rows of a warp
+// see a position. The slab after the one at hand is on its way, across planes, too.
 #pragma once
 
+#include "fragments.cuh"
 #include "tile.cuh"
 
 namespace cupyna {
@@ -12,75 +14,214 @@ namespace cupyna {
 template <typename T>
 struct GemmDenseTile : GemmTile<T> {
   using Base = GemmTile<T>;
-  using Base::kChunk;
-  using Base::params, Base::warp, Base::lane, Base::side, Base::kWarps, Base::kWarpRows;
+  using Base::kWarps, Base::kWarpRows, Base::kRows, Base::kThreads, Base::kChunk, Base::kVector;
+  using Base::params, Base::warp, Base::lane, Base::side, Base::batch, Base::head;
   // Columns that are laid at a time, and positions whose words are kept.
   static constexpr int kColumns = 256;
-  static constexpr int kPositions = 192;
-  static constexpr int kGroups = kChunk / 16;  // fragments of a chunk
+  static constexpr int kPositions = 128;
   static constexpr unsigned kAllRows = (1u << kWarpRows) - 1;
 
+  struct Token {
+    int x, y, z;
+    int is_real;
+  };
+
   struct Shared : Base::Shared {
+    Window common[kWarps];  // what all rows of a warp see
+    alignas(16) Token tokens[kRows];
+    // Which rows of a warp see a position along an axis, for one axis after the other.
     unsigned short seen_along[kWarps][kPositions];
     // Of each column: which rows see it, and its row of the slab.
     alignas(16) unsigned short seen[kWarps][kColumns];
     alignas(16) unsigned short rows[kWarps][kColumns];
   };
 
+  // One walk of the box: of tiles of queries a head, of tiles of keys a query head of theirs.
+  struct Pass {
+    int batch, head, query_head;
+  };
+
+  // What a warp takes after the part at hand.
+  struct Next {
+    int columns;
+    bool is_same_pass;
+  };
+
   Shared& shared;
+  int query_head;
   int laid = -1;            // first column that is laid, of the part at hand
   unsigned dense_runs = 0;  // bits of 32 columns that all rows see, from `laid` on
+  bool has_one_slab;
 
   __device__ GemmDenseTile(const GemmParams& params, Shared& shared, Side side)
-      : Base(params, shared, side, false), shared(shared) {}
+      : Base(params, shared, side), shared(shared) {}
 
   __device__ __forceinline__ void place() {
-    Base::place();
-    const Window& any = shared.any[warp];
-    const int y_words = any.x.end - any.x.begin, z_words = y_words + any.y.end - any.y.begin;
-    const int words = z_words + any.z.end - any.z.begin;
-    if (words > kPositions || !Base::has_rows) return;
-    for (int i = lane; i < words; i += 32) {
-      unsigned word;
-      if (i < y_words) {
-        word = seen_along(0, any.x.begin + i);
-      } else if (i < z_words) {
-        word = seen_along(1, any.y.begin + i - y_words);
-      } else {
-        word = seen_along(2, any.z.begin + i - z_words);
-      }
-      shared.seen_along[warp][i] = static_cast<unsigned short>(word);
+    Base::place_block();
+    const Coordinate origin = Base::origin_of_warp();
+    Base::has_rows = origin.x < shared.own[0].end && origin.y < shared.own[1].end &&
+                     origin.z < shared.own[2].end;
+    if (lane < kAxes && Base::has_rows) place_warp(lane, along(origin, lane));
+    if (threadIdx.x < kRows) {
+      bool is_real;
+      const Coordinate at = Base::position_of(threadIdx.x, is_real);
+      shared.tokens[threadIdx.x] = Token{token(0, at.x), token(1, at.y), token(2, at.z), is_real};
     }
-    __syncwarp();
+    __syncthreads();
+    if (Base::has_rows) lay_positions();
+    Coordinate corner = box_corner();
+    has_one_slab = !Base::advance(corner);
   }
 
-  // Fragments and maxima of this warp in one plane of the grid, and the chunks before it.
-  __device__ __forceinline__ long long warp_of_plane(int of_head) const {
-    const long long tiles =
-        1ll * params.tile[0].tiles * params.tile[1].tiles * params.tile[2].tiles;
-    return (1ll * (Base::batch * params.heads + of_head) * tiles + shared.tile) * kWarps + warp;
-  }
-  __device__ __forceinline__ char* fragments_of(const Array& array, int of_head) const {
-    constexpr int kBytes = kGroups * 32 * int(sizeof(FragmentBlock<T>));
-    return static_cast<char*>(array.data) + warp_of_plane(of_head) * params.chunks * kBytes;
-  }
-  __device__ __forceinline__ Wide<T>* maxima_of(int of_head) const {
-    return static_cast<Wide<T>*>(params.maxima) +
-           warp_of_plane(of_head) * (params.chunks + 1) * kWarpRows;
+  // Elements from an array's first to a token's first channel.
+  __device__ __forceinline__ long long offset_of_row(const Array& array, int row,
+                                                     int of_head) const {
+    const Token at = shared.tokens[row];
+    return batch * array.batch + at.x * array.axis[0] + at.y * array.axis[1] +
+           at.z * array.axis[2] + of_head * array.head;
   }
 
-  // A new part, unless the box has one for all planes.
-  __device__ __forceinline__ void begin_part() {
-    if (params.stages > 1) laid = -1;
+  // The fragments of a pass.
+  __device__ __forceinline__ char* fragments_of(const Array& array, const Pass& pass) const {
+    return static_cast<char*>(array.data) +
+           warp_of(pass) * params.chunks * (kChunk / 16 * kBlockBytes<T>);
+  }
+  __device__ __forceinline__ Wide<T>* maxima_of(const Pass& pass) const {
+    return static_cast<Wide<T>*>(params.maxima) + warp_of(pass) * (params.chunks + 1) * kWarpRows;
+  }
+
+  // Where rows of a slab are from its corner, in elements; for one array.
+  __device__ __forceinline__ void lay_offsets(long long* offsets, const Array& array) const {
+    const Part part(Base::slab_at(box_corner()));
+    for (int row = threadIdx.x; row < part.columns(); row += kThreads) {
+      const Coordinate at = part.at(row);
+      offsets[row] = at.x * params.axis[0].dilation * array.axis[0] +
+                     at.y * params.axis[1].dilation * array.axis[1] +
+                     at.z * params.axis[2].dilation * array.axis[2];
+    }
+  }
+
+  // Copies rows of channels; `source(row)` is where a row begins. Channels that are not there
+  // become zero.
+  template <typename Source>
+  __device__ __forceinline__ void copy_rows(char* target, int pitch, int rows, int channels,
+                                            bool is_vector, long long stride,
+                                            const Source& source) const {
+    const int bytes = Base::padded_bytes(channels);
+    if (is_vector) {
+      const int lanes_log2 = min_of(32 - __clz(bytes / 16 - 1), 5);
+      const int first = (lane & ((1 << lanes_log2) - 1)) * 16;
+      const unsigned to = ptx::shared_address(target);
+#pragma unroll 2
+      for (int row = threadIdx.x >> lanes_log2; row < rows; row += kThreads >> lanes_log2) {
+        const char* from = reinterpret_cast<const char*>(source(row));
+        for (int at = first; at < bytes; at += 512) {
+          const bool is_there = at < channels * int(sizeof(T));
+          ptx::copy_async_16(to + row * pitch + at, from + (is_there ? at : 0), is_there ? 16 : 0);
+        }
+      }
+      return;
+    }
+    for (int row = warp; row < rows; row += kWarps) {
+      const T* from = source(row);
+      for (int c = lane; c < bytes / int(sizeof(T)); c += 32) {
+        reinterpret_cast<T*>(target + row * pitch)[c] =
+            c < channels ? from[c * stride] : narrow<T>(Wide<T>(0));
+      }
+    }
+  }
+
+  // The tile's own rows of an array.
+  __device__ __forceinline__ void copy_tile(char* target, const Array& array, const Pass& pass,
+                                            int of_head, int channels, bool is_vector) const {
+    const T* data =
+        static_cast<const T*>(array.data) + pass.batch * array.batch + of_head * array.head;
+    copy_rows(target, Base::pitch_of(channels), kRows, channels, is_vector, array.channel,
+              [&](int row) {
+                const Token at = shared.tokens[row];
+                return data + at.x * array.axis[0] + at.y * array.axis[1] + at.z * array.axis[2];
+              });
+  }
+
+  // Where the first token of a slab is, of an array of any type.
+  __device__ __forceinline__ long long corner_of(const Window& slab, const Array& array,
+                                                 const Pass& pass, int of_head) const {
+    return pass.batch * array.batch + of_head * array.head +
+           token(0, slab.x.begin) * array.axis[0] + token(1, slab.y.begin) * array.axis[1] +
+           token(2, slab.z.begin) * array.axis[2];
+  }
+
+  // A slab's rows of an array, `channels` channels from `first` on.
+  __device__ __forceinline__ void copy_slab(char* target, const Window& slab, const Array& array,
+                                            const long long* offsets, const Pass& pass, int of_head,
+                                            int first, int channels, int pitch,
+                                            bool is_vector) const {
+    const T* data = static_cast<const T*>(array.data) + corner_of(slab, array, pass, of_head) +
+                    first * array.channel;
+    copy_rows(target, pitch, Part(slab).columns(), channels, is_vector, array.channel,
+              [&](int row) { return data + offsets[row]; });
+  }
+
+  // Walks the boxes of all planes of this block, `heads` heads and `group` passes each. `product`
+  // copies its own rows and slabs ahead, takes a warp's part of a slab that is there, and ends a
+  // plane after its last pass.
+  template <typename Product>
+  __device__ __forceinline__ void walk(Product& product, int heads, int group) {
+    Pass next = pass_of(blockIdx.y, heads, group);
+    Coordinate at = box_corner();
+    product.copy_own(next, 0);
+    product.copy(next, Base::slab_at(at), 0);
+    ptx::copy_async_commit();
+    int stage = 0, own_stage = 0;
+    for (int plane = blockIdx.y; plane < params.batch * heads; plane += gridDim.y) {
+      for (int of_group = 0; of_group < group; ++of_group) {
+        const Pass pass = next;
+        batch = pass.batch;
+        head = pass.head;
+        query_head = pass.query_head;
+        product.begin(pass, of_group == 0, own_stage);
+        bool is_inside = true;
+        while (is_inside) {
+          ptx::copy_async_wait<0>();
+          __syncthreads();  // this slab has arrived, and all warps are done with the other stage
+          const Window slab = Base::slab_at(at);
+          is_inside = Base::advance(at);
+          bool has_next = is_inside;
+          if (!is_inside) {
+            const int next_plane = of_group + 1 < group ? plane : plane + gridDim.y;
+            has_next = next_plane < params.batch * heads;
+            next = pass_of(next_plane, heads, group);
+            if (of_group + 1 < group) next.query_head = pass.query_head + 1;
+          }
+          const int next_stage = params.stages > 1 ? stage ^ 1 : 0;
+          const int next_own = params.stages > 1 ? own_stage ^ 1 : 0;
+          if (params.stages > 1 && has_next)
+            ask(product, next, at, next_stage, next_own, is_inside);
+          const Part part(Base::part_of(slab));
+          if (Base::has_rows && part.columns() > 0) {
+            if (!has_one_slab) laid = -1;
+            product.take(part, slab, stage);
+          }
+          if (params.stages == 1 && has_next) {
+            __syncthreads();  // all warps are done with the only stage
+            ask(product, next, at, next_stage, next_own, is_inside);
+          }
+          stage = next_stage;
+          if (!is_inside) own_stage = next_own;
+        }
+        if (of_group + 1 == group && Base::has_rows) product.end(pass);
+      }
+    }
   }
 
   // Where the tables have the chunk that begins with column `first`.
+  template <bool kHasMask>
   __device__ __forceinline__ int lay_columns(const Part& part, const Window& slab, int first) {
-    if (laid < 0 || first < laid || first >= laid + kColumns) lay(part, slab, first);
+    if (laid < 0 || first < laid || first >= laid + kColumns) lay<kHasMask>(part, slab, first);
     return first - laid;
   }
 
-  // Whether all rows see `count` columns of the tables from `at` on.
+  // Whether all rows see `kCount` columns of the tables from `at` on.
   template <int kCount>
   __device__ __forceinline__ bool is_dense(int at) const {
     constexpr unsigned kRuns = (1u << (kCount + 31) / 32) - 1;
@@ -95,17 +236,58 @@ struct GemmDenseTile : GemmTile<T> {
   }
 
  private:
+  static __device__ __forceinline__ int along(const Coordinate& at, int axis) {
+    return axis == 0 ? at.x : axis == 1 ? at.y : at.z;
+  }
+  static __device__ __forceinline__ Interval& along(Window& window, int axis) {
+    return axis == 0 ? window.x : axis == 1 ? window.y : window.z;
+  }
+
+  __device__ __forceinline__ int token(int axis, int position) const {
+    return shared.own[axis].group + position * params.axis[axis].dilation;
+  }
+
+  __device__ __forceinline__ Coordinate box_corner() const {
+    return Coordinate{shared.own[0].box_begin, shared.own[1].box_begin, shared.own[2].box_begin};
+  }
+
+  __device__ __forceinline__ long long warp_of(const Pass& pass) const {
+    const long long tiles =
+        1ll * params.tile[0].tiles * params.tile[1].tiles * params.tile[2].tiles;
+    return ((1ll * pass.batch * params.heads + pass.query_head) * tiles + shared.tile) * kWarps +
+           warp;
+  }
+
+  static __device__ __forceinline__ Pass pass_of(int plane, int heads, int group) {
+    const int batch = plane / heads, head = plane - batch * heads;
+    return Pass{batch, head, head * group};
+  }
+
+  template <typename Product>
+  __device__ __forceinline__ void ask(Product& product, const Pass& next, const Coordinate& at,
+                                      int stage, int own_stage, bool is_same_pass) const {
+    if (!is_same_pass) product.copy_own(next, own_stage);
+    product.copy(next, Base::slab_at(at), stage);
+    ptx::copy_async_commit();
+  }
+
+  // What a warp sees along an axis. Bounds never decrease: the first and the last row tell.
+  __device__ __forceinline__ void place_warp(int axis, int first) const {
+    const int last = min_of(first + (1 << params.tile[axis].warp_log2), shared.own[axis].end) - 1;
+    const Interval upper = Base::partners(axis, first), lower = Base::partners(axis, last);
+    along(shared.any[warp], axis) = Interval{upper.begin, lower.end};
+    along(shared.common[warp], axis) = Interval{lower.begin, upper.end};
+  }
+
   // Bits of the warp's rows that see a position along an axis: an interval of its positions there,
   // at every place along the other axes.
   __device__ __forceinline__ unsigned seen_along(int axis, int at) const {
     const Line& line = shared.line[axis];
     const Interval seen_by = side == Side::kQuery ? queries_of(line, at) : window_of(line, at);
-    const Coordinate own = Base::origin_of_warp();
-    const int begin = axis == 0 ? own.x : axis == 1 ? own.y : own.z;
-    const int extent_log2 = params.tile[axis].warp_log2;
     int shift = 0;
-    for (int i = axis + 1; i < kAxes; ++i) shift += params.tile[i].warp_log2;
-    const int extent = 1 << extent_log2;
+    for (int i = kAxes - 1; i > axis; --i) shift += params.tile[i].warp_log2;
+    const int begin = along(Base::origin_of_warp(), axis);
+    const int extent = 1 << params.tile[axis].warp_log2;
     const int low = min_of(max_of(seen_by.begin - begin, 0), extent);
     const int high = min_of(max_of(seen_by.end - begin, low), extent);
     unsigned bits = (1u << (high << shift)) - (1u << (low << shift));
@@ -113,17 +295,46 @@ struct GemmDenseTile : GemmTile<T> {
     return bits;
   }
 
-  __device__ __forceinline__ unsigned seen_of(const Coordinate& at) const {
+  __device__ __forceinline__ int positions() const {
     const Window& any = shared.any[warp];
-    const int y_words = any.x.end - any.x.begin, z_words = y_words + any.y.end - any.y.begin;
-    if (z_words + any.z.end - any.z.begin > kPositions) {
-      return seen_along(0, at.x) & seen_along(1, at.y) & seen_along(2, at.z);
-    }
-    const unsigned short* words = shared.seen_along[warp];
-    return words[at.x - any.x.begin] & words[y_words + at.y - any.y.begin] &
-           words[z_words + at.z - any.z.begin];
+    return any.x.end - any.x.begin + any.y.end - any.y.begin + any.z.end - any.z.begin;
   }
 
+  __device__ __forceinline__ void lay_positions() const {
+    if (positions() > kPositions) return;
+    const Window& any = shared.any[warp];
+    const int x = any.x.end - any.x.begin, y = any.y.end - any.y.begin;
+#pragma unroll 1
+    for (int i = lane; i < positions(); i += 32) {
+      const int axis = i < x ? 0 : i < x + y ? 1 : 2;
+      const int at = axis == 0   ? any.x.begin + i
+                     : axis == 1 ? any.y.begin + i - x
+                                 : any.z.begin + i - x - y;
+      shared.seen_along[warp][i] = static_cast<unsigned short>(seen_along(axis, at));
+    }
+    __syncwarp();
+  }
+
+  __device__ __forceinline__ unsigned seen_of(const Coordinate& at) const {
+    const Window& any = shared.any[warp];
+    if (positions() > kPositions) {
+      // Most positions of long windows are far from any edge.
+      unsigned bits = kAllRows;
+#pragma unroll 1
+      for (int axis = 0; axis < kAxes; ++axis) {
+        const int position = along(at, axis);
+        if (!along(shared.common[warp], axis).contains(position))
+          bits &= seen_along(axis, position);
+      }
+      return bits;
+    }
+    const int x = any.x.end - any.x.begin, y = any.y.end - any.y.begin;
+    const unsigned short* words = shared.seen_along[warp];
+    return words[at.x - any.x.begin] & words[x + at.y - any.y.begin] &
+           words[x + y + at.z - any.z.begin];
+  }
+
+  template <bool kHasMask>
   __device__ __forceinline__ void lay(const Part& part, const Window& slab, int first) {
     const int y = slab.y.end - slab.y.begin, z = slab.z.end - slab.z.begin;
     const int columns = part.columns();
@@ -131,56 +342,23 @@ struct GemmDenseTile : GemmTile<T> {
     laid = first;
     dense_runs = 0;
     __syncwarp();  // all lanes are done with the columns before
+#pragma unroll 1
     for (int i = lane; i < count; i += 32) {
       const int column = first + i;
       const bool is_there = column < columns;
       // Padding names a row that is there: its numbers are finite, and nothing sees them.
       const Coordinate in = part.at(is_there ? column : 0);
       const Coordinate at{part.origin.x + in.x, part.origin.y + in.y, part.origin.z + in.z};
-      const unsigned seen = is_there ? seen_of(at) : 0;
-      shared.seen[warp][i] = static_cast<unsigned short>(seen);
       shared.rows[warp][i] = static_cast<unsigned short>(
           ((at.x - slab.x.begin) * y + at.y - slab.y.begin) * z + at.z - slab.z.begin);
-      if (__all_sync(0xffffffffu, seen == kAllRows)) dense_runs |= 1u << i / 32;
+      if constexpr (kHasMask) {
+        const unsigned seen = is_there ? seen_of(at) : 0;
+        shared.seen[warp][i] = static_cast<unsigned short>(seen);
+        if (__all_sync(0xffffffffu, seen == kAllRows)) dense_runs |= 1u << i / 32;
+      }
     }
     __syncwarp();
   }
 };
-
-// Moves the fragments of one group of 16 columns; lanes are neighbors in memory.
-template <typename T>
-__device__ __forceinline__ void store_block(char* chunk, int group, const FragmentBlock<T>& block) {
-  constexpr int kVectors = sizeof(FragmentBlock<T>) / 16;
-#pragma unroll
-  for (int i = 0; i < kVectors; ++i) {
-    reinterpret_cast<uint4*>(chunk)[(group * kVectors + i) * 32 + threadIdx.x % 32] =
-        reinterpret_cast<const uint4*>(&block)[i];
-  }
-}
-
-template <typename T>
-__device__ __forceinline__ FragmentBlock<T> load_block(const char* chunk, int group) {
-  constexpr int kVectors = sizeof(FragmentBlock<T>) / 16;
-  FragmentBlock<T> block;
-#pragma unroll
-  for (int i = 0; i < kVectors; ++i) {
-    reinterpret_cast<uint4*>(&block)[i] = __ldg(reinterpret_cast<const uint4*>(chunk) +
-                                                (group * kVectors + i) * 32 + threadIdx.x % 32);
-  }
-  return block;
-}
-
-// The sums of two tiles of eight columns as a block of a left factor.
-template <typename T>
-__device__ __forceinline__ FragmentBlock<T> block_of(const Wide<T> (&low)[4],
-                                                     const Wide<T> (&high)[4]) {
-  FragmentBlock<T> block;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    block.element[i] = narrow<T>(low[i]);
-    block.element[4 + i] = narrow<T>(high[i]);
-  }
-  return block;
-}
 
 }  // namespace cupyna

@@ -23,16 +23,18 @@ template <typename T, Side kSide>
 struct GemmGradients : GemmDenseTile<T> {
   using Tile = GemmDenseTile<T>;
   using Tile::params, Tile::shared, Tile::warp, Tile::lane, Tile::head;
+  using typename Tile::Pass;
   using typename Tile::Shared;
   using Chunk = GemmChunk<T>;
   static constexpr bool kIsOfKeys = kSide == Side::kKey;
-  static constexpr int kChunkBytes = Tile::kGroups * 32 * int(sizeof(FragmentBlock<T>));
 
   const int pitch, value_pitch;
-  char* const own;
-  char* const own_values;
-  char* const slabs;  // of each stage: rows, rows beside them, and statistics of queries
-  char* weights;      // fragments of the next chunk
+  char* const owns;   // of each stage: rows, and rows beside them
+  char* const slabs;  // the same, and statistics of queries
+  long long* const offsets;
+  const char* own;
+  const char* own_values;
+  char* weights;  // fragments of the next chunk
   char* gradients;
   float lse[2], delta[2];
 
@@ -40,58 +42,80 @@ struct GemmGradients : GemmDenseTile<T> {
       : Tile(given, shared, kSide),
         pitch(Tile::pitch_of(given.channels)),
         value_pitch(Tile::pitch_of(given.value_channels)),
-        own(memory),
-        own_values(own + Tile::kRows * pitch),
-        slabs(own_values + Tile::kRows * value_pitch) {}
+        owns(memory),
+        slabs(owns + given.stages * Tile::kRows * (pitch + value_pitch)),
+        offsets(reinterpret_cast<long long*>(slabs + given.stages * slab_bytes())) {}
 
   __device__ __forceinline__ void compute() {
     Tile::place();
-    Tile::for_planes(params.heads, [&] { compute_plane(); });
+    Tile::lay_offsets(offsets, params.key);
+    Tile::lay_offsets(offsets + params.slab_rows, params.value);
+    if constexpr (kIsOfKeys) Tile::lay_offsets(offsets + 2 * params.slab_rows, params.statistics);
+    __syncthreads();
+    Tile::walk(*this, params.heads, 1);
   }
 
-  __device__ __forceinline__ void compute_plane() {
-    const int of_head = kIsOfKeys ? head / params.head_group : head;
-    Tile::copy_tile(own, params.query, of_head, params.channels, params.is_vector(kQueryArray));
-    Tile::copy_tile(own_values, params.dout, of_head, params.value_channels,
+  __device__ __forceinline__ void copy_own(const Pass& pass, int of_stage) const {
+    const int of_head = kIsOfKeys ? pass.head / params.head_group : pass.head;
+    char* const to = owns + of_stage * Tile::kRows * (pitch + value_pitch);
+    Tile::copy_tile(to, params.query, pass, of_head, params.channels,
+                    params.is_vector(kQueryArray));
+    Tile::copy_tile(to + Tile::kRows * pitch, params.dout, pass, of_head, params.value_channels,
                     params.is_vector(kDoutArray));
-    gradients = Tile::fragments_of(params.gradient, head);
+  }
+
+  __device__ __forceinline__ void copy(const Pass& pass, const Window& slab, int of_stage) const {
+    const int of_head = kIsOfKeys ? pass.head : pass.head / params.head_group;
+    Tile::copy_slab(rows_of(of_stage), slab, params.key, offsets, pass, of_head, 0, params.channels,
+                    pitch, params.is_vector(kKeyArray));
+    Tile::copy_slab(values_of(of_stage), slab, params.value, offsets + params.slab_rows, pass,
+                    of_head, 0, params.value_channels, value_pitch, params.is_vector(kValueArray));
     if constexpr (kIsOfKeys) {
-      weights = Tile::fragments_of(params.weights, head);
+      const GemmStatistics* data = static_cast<const GemmStatistics*>(params.statistics.data) +
+                                   Tile::corner_of(slab, params.statistics, pass, of_head);
+      const Part part(slab);
+      for (int row = threadIdx.x; row < part.columns(); row += Tile::kThreads) {
+        ptx::copy_async_8(ptx::shared_address(statistics_of(of_stage) + row),
+                          data + offsets[2 * params.slab_rows + row], 8);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void begin(const Pass& pass, bool, int own_stage) {
+    const char* const from = owns + own_stage * Tile::kRows * (pitch + value_pitch);
+    own = from + warp * Tile::kWarpRows * pitch;
+    own_values = from + Tile::kRows * pitch + warp * Tile::kWarpRows * value_pitch;
+    gradients = Tile::fragments_of(params.gradient, pass);
+    if constexpr (kIsOfKeys) {
+      weights = Tile::fragments_of(params.weights, pass);
     } else {
       load_statistics();
     }
-    Tile::walk(*this);
   }
 
-  __device__ __forceinline__ void copy(const Window& slab, int of_stage) const {
-    const int of_head = kIsOfKeys ? head : head / params.head_group;
-    Tile::copy_slab(rows_of(of_stage), slab, params.key, of_head, 0, params.channels, pitch,
-                    params.is_vector(kKeyArray));
-    Tile::copy_slab(values_of(of_stage), slab, params.value, of_head, 0, params.value_channels,
-                    value_pitch, params.is_vector(kValueArray));
-    if constexpr (kIsOfKeys) copy_statistics(slab, of_stage);
-  }
+  __device__ __forceinline__ void end(const Pass&) const {}
 
-  __device__ __forceinline__ void prepare(const Part&) const {}
-
-  __device__ __forceinline__ void take(const Part& part, const Window& slab, int of_stage, int) {
+  __device__ __forceinline__ void take(const Part& part, const Window& slab, int of_stage) {
     const int columns = part.columns();
-    Tile::begin_part();
+#pragma unroll 1
     for (int first = 0; first < columns; first += Tile::kChunk) {
-      const int at = Tile::lay_columns(part, slab, first);
+      const int at = Tile::template lay_columns<true>(part, slab, first);
       with_tiles<kChunkTiles<T>>((columns - first + 7) / 8, [&](auto tiles) {
         leave_chunk<decltype(tiles)::kCount>(at, (columns - first + 15) / 16, of_stage);
       });
-      gradients += kChunkBytes;
-      if constexpr (kIsOfKeys) weights += kChunkBytes;
+      gradients += Tile::kChunk / 16 * kBlockBytes<T>;
+      if constexpr (kIsOfKeys) weights += Tile::kChunk / 16 * kBlockBytes<T>;
     }
   }
 
  private:
-  __device__ __forceinline__ char* rows_of(int of_stage) const {
+  __device__ __forceinline__ int slab_bytes() const {
     // Rows begin on 16 bytes.
     const int statistics = kIsOfKeys ? (params.slab_rows + 1) / 2 * 16 : 0;
-    return slabs + of_stage * (params.slab_rows * (pitch + value_pitch) + statistics);
+    return params.slab_rows * (pitch + value_pitch) + statistics;
+  }
+  __device__ __forceinline__ char* rows_of(int of_stage) const {
+    return slabs + of_stage * slab_bytes();
   }
   __device__ __forceinline__ char* values_of(int of_stage) const {
     return rows_of(of_stage) + params.slab_rows * pitch;
@@ -100,31 +124,20 @@ struct GemmGradients : GemmDenseTile<T> {
     return reinterpret_cast<GemmStatistics*>(values_of(of_stage) + params.slab_rows * value_pitch);
   }
 
-  __device__ __forceinline__ void copy_statistics(const Window& slab, int of_stage) const {
-    const Part part(slab);
-    const GemmStatistics* data = static_cast<const GemmStatistics*>(params.statistics.data);
-    for (int row = threadIdx.x; row < part.columns(); row += Tile::kThreads) {
-      const Coordinate in = part.at(row);
-      const Coordinate at{part.origin.x + in.x, part.origin.y + in.y, part.origin.z + in.z};
-      ptx::copy_async_8(ptx::shared_address(statistics_of(of_stage) + row),
-                        data + Tile::offset_of(params.statistics, at, head), 8);
-    }
-  }
-
   template <int kCount>
   __device__ __forceinline__ void leave_chunk(int at, int groups, int of_stage) {
     const unsigned short* rows = shared.rows[warp] + at;
     const bool is_dense = Tile::template is_dense<8 * kCount>(at);
     Chunk shares = {};
-    GemmProducts<T>::template multiply_rows<kCount, 1>(
-        shares, own + warp * Tile::kWarpRows * pitch, rows_of(of_stage), pitch,
-        Tile::padded_bytes(params.channels), rows, params.is_precise);
+    GemmProducts<T>::template multiply_rows<kCount, 1>(shares, own, rows_of(of_stage), pitch,
+                                                       Tile::padded_bytes(params.channels), rows,
+                                                       params.is_precise);
     exponentiate<kCount>(shares, at, rows, of_stage, is_dense);
     if constexpr (kIsOfKeys) leave<kCount>(weights, shares, groups);
     Chunk changes = {};
     GemmProducts<T>::template multiply_rows<kCount, 1>(
-        changes, own_values + warp * Tile::kWarpRows * value_pitch, values_of(of_stage),
-        value_pitch, Tile::padded_bytes(params.value_channels), rows, params.is_precise);
+        changes, own_values, values_of(of_stage), value_pitch,
+        Tile::padded_bytes(params.value_channels), rows, params.is_precise);
 #pragma unroll
     for (int n = 0; n < kCount; ++n) {
       float of_column[2] = {};
@@ -186,15 +199,16 @@ struct GemmGradients : GemmDenseTile<T> {
   __device__ __forceinline__ void load_statistics() {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      bool is_real;
-      const Coordinate at = Tile::position_of(Tile::row_of(half), is_real);
-      delta[half] = row_sum_of<T>(*this, at);
+      const int row = Tile::row_of(half);
+      delta[half] = row_sum_of<T>(params, Tile::offset_of_row(params.dout, row, head),
+                                  Tile::offset_of_row(params.output, row, head),
+                                  Tile::offset_of_row(params.dlse, row, head));
       lse[half] =
-          static_cast<const float*>(params.lse.data)[Tile::offset_of(params.lse, at, head)] *
+          static_cast<const float*>(params.lse.data)[Tile::offset_of_row(params.lse, row, head)] *
           Exponential<float>::kUnit;
-      if (lane % 4 != 0 || !is_real) continue;
+      if (lane % 4 != 0 || !shared.tokens[row].is_real) continue;
       GemmStatistics* const left = static_cast<GemmStatistics*>(params.statistics.data) +
-                                   Tile::offset_of(params.statistics, at, head);
+                                   Tile::offset_of_row(params.statistics, row, head);
       *left = GemmStatistics{lse[half], delta[half]};
     }
   }

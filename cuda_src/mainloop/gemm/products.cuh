@@ -113,6 +113,7 @@ struct GemmProducts {
       right[pair] = ptx::shared_address(slab) + row * pitch + lane / 8 % 2 * 16;
     }
     if constexpr (kIsWide) {
+      constexpr int kPairs = kCount < 4 ? 1 : 2;
 #pragma unroll 1
       for (int at = 0; at < bytes; at += 64) {
         unsigned big[2][4], small[2][4];
@@ -123,13 +124,21 @@ struct GemmProducts {
           split(a, big[step], small[step]);
         }
 #pragma unroll
-        for (int pair = 0; pair < kCount / 2; ++pair) {
-          unsigned b[2][4];
-          ptx::ldmatrix_x4(b[0], right[pair] + at);
-          ptx::ldmatrix_x4(b[1], right[pair] + at + 32);
-          multiply_tf32<kIsPrecise>(sums[2 * pair], big, small, b[0][0], b[0][1], b[1][0], b[1][1]);
-          multiply_tf32<kIsPrecise>(sums[2 * pair + 1], big, small, b[0][2], b[0][3], b[1][2],
-                                    b[1][3]);
+        for (int first = 0; first < kCount; first += 2 * kPairs) {
+          unsigned right_factor[2 * kPairs][4];
+#pragma unroll
+          for (int pair = 0; pair < kPairs; ++pair) {
+#pragma unroll
+            for (int step = 0; step < 2; ++step) {
+              unsigned b[4];
+              ptx::ldmatrix_x4(b, right[first / 2 + pair] + at + step * 32);
+              right_factor[2 * pair][2 * step] = b[0];
+              right_factor[2 * pair][2 * step + 1] = b[1];
+              right_factor[2 * pair + 1][2 * step] = b[2];
+              right_factor[2 * pair + 1][2 * step + 1] = b[3];
+            }
+          }
+          multiply_tf32<kIsPrecise>(&sums[first], big, small, right_factor);
         }
       }
     } else {
@@ -168,11 +177,19 @@ struct GemmProducts {
           right[step * 2 + i] = reinterpret_cast<const float*>(slab + row * pitch) + lane / 4;
         }
       }
+      // As many at a time as there are registers for.
+      constexpr int kTogether = kCount < 4 ? kCount : 4;
 #pragma unroll
-      for (int n = 0; n < kCount; ++n) {
-        multiply_tf32<kIsPrecise>(
-            sums[n], big, small, __float_as_uint(right[0][n * 8]), __float_as_uint(right[1][n * 8]),
-            __float_as_uint(right[2][n * 8]), __float_as_uint(right[3][n * 8]));
+      for (int n = 0; n < kCount; n += kTogether) {
+        unsigned right_factor[kTogether][4];
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            right_factor[i][j] = __float_as_uint(right[j][(n + i) * 8]);
+          }
+        }
+        multiply_tf32<kIsPrecise>(&sums[n], big, small, right_factor);
       }
     } else {
       const unsigned right = ptx::shared_address(slab) + rows[lane % 16] * pitch + lane / 16 * 16;
@@ -205,38 +222,54 @@ struct GemmProducts {
     }
   }
 
-  // Two steps of eight. What TF32 rounds away of either factor meets the other one; both parts of
-  // it are too small.
-  template <bool kIsPrecise>
-  static __device__ __forceinline__ void multiply_tf32(float (&sums)[4],
+  // kCount tiles, two steps of eight each. What TF32 rounds away of either factor meets the other
+  // one; both parts of it are too small. Products of different tiles take turns: one waits long
+  // for the sums of the one before it.
+  template <bool kIsPrecise, int kCount>
+  static __device__ __forceinline__ void multiply_tf32(float (*sums)[4],
                                                        const unsigned (&big)[2][4],
-                                                       const unsigned (&small)[2][4], unsigned b0,
-                                                       unsigned b1, unsigned b2, unsigned b3) {
-    const unsigned b[2][2] = {{b0, b1}, {b2, b3}};
-    if (!kIsPrecise) {
+                                                       const unsigned (&small)[2][4],
+                                                       const unsigned (&b)[kCount][4]) {
+    if constexpr (!kIsPrecise) {
 #pragma unroll
       for (int step = 0; step < 2; ++step) {
-        ptx::mma_m16n8k8(sums, big[step], Tf32::rounded(b[step][0]), Tf32::rounded(b[step][1]));
+#pragma unroll
+        for (int n = 0; n < kCount; ++n) {
+          ptx::mma_m16n8k8(sums[n], big[step], Tf32::rounded(b[n][2 * step]),
+                           Tf32::rounded(b[n][2 * step + 1]));
+        }
       }
       return;
     }
     // Tensor cores cut their sums off, always towards zero: long sums are rounded outside.
-    float part[4] = {};
-    unsigned upper[2], lower[2];
+    float part[kCount][4] = {};
+    unsigned upper[kCount][4];
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
-      upper[step] = Tf32::big(b[step][0]);
-      lower[step] = Tf32::big(b[step][1]);
-      ptx::mma_m16n8k8(part, big[step], Tf32::small(b[step][0], upper[step]),
-                       Tf32::small(b[step][1], lower[step]));
-      ptx::mma_m16n8k8(part, small[step], upper[step], lower[step]);
+#pragma unroll
+      for (int n = 0; n < kCount; ++n) {
+#pragma unroll
+        for (int i = 2 * step; i < 2 * step + 2; ++i) upper[n][i] = Tf32::big(b[n][i]);
+        ptx::mma_m16n8k8(part[n], big[step], Tf32::small(b[n][2 * step], upper[n][2 * step]),
+                         Tf32::small(b[n][2 * step + 1], upper[n][2 * step + 1]));
+      }
+#pragma unroll
+      for (int n = 0; n < kCount; ++n) {
+        ptx::mma_m16n8k8(part[n], small[step], upper[n][2 * step], upper[n][2 * step + 1]);
+      }
     }
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
-      ptx::mma_m16n8k8(part, big[step], upper[step], lower[step]);
+#pragma unroll
+      for (int n = 0; n < kCount; ++n) {
+        ptx::mma_m16n8k8(part[n], big[step], upper[n][2 * step], upper[n][2 * step + 1]);
+      }
     }
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sums[i] += part[i];
+    for (int n = 0; n < kCount; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[n][i] += part[n][i];
+    }
   }
 };
 

@@ -1,7 +1,8 @@
 // Row sums of dO O, less the gradients of the log-sum-exp, for backward.
 #pragma once
 
-#include "tile.cuh"
+#include "../../common/gemm_params.cuh"
+#include "../../common/numeric.cuh"
 
 namespace cupyna {
 
@@ -21,14 +22,12 @@ __device__ __forceinline__ Wide<T> vector_product(const T* dout, const T* output
   return sum;
 }
 
-// Four lanes share a row.
+// Four lanes share a row; offsets are those of its rows.
 template <typename T>
-__device__ __forceinline__ Wide<T> row_sum_of(const GemmTile<T>& tile, const Coordinate& at) {
-  const GemmParams& params = tile.params;
-  const T* dout =
-      static_cast<const T*>(params.dout.data) + tile.offset_of(params.dout, at, tile.head);
-  const T* output =
-      static_cast<const T*>(params.output.data) + tile.offset_of(params.output, at, tile.head);
+__device__ __forceinline__ Wide<T> row_sum_of(const GemmParams& params, long long of_dout,
+                                              long long of_output, long long of_dlse) {
+  const T* dout = static_cast<const T*>(params.dout.data) + of_dout;
+  const T* output = static_cast<const T*>(params.output.data) + of_output;
   Wide<T> sum = 0;
   if (params.is_vector(kDoutArray) && params.is_vector(kOutputArray)) {
     sum = vector_product(dout, output, params.value_channels);
@@ -40,8 +39,7 @@ __device__ __forceinline__ Wide<T> row_sum_of(const GemmTile<T>& tile, const Coo
   sum += __shfl_xor_sync(0xffffffffu, sum, 1);
   sum += __shfl_xor_sync(0xffffffffu, sum, 2);
   if (params.dlse.data != nullptr) {
-    sum -=
-        static_cast<const Wide<T>*>(params.dlse.data)[tile.offset_of(params.dlse, at, tile.head)];
+    sum -= static_cast<const Wide<T>*>(params.dlse.data)[of_dlse];
   }
   return sum;
 }

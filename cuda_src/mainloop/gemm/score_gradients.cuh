@@ -141,7 +141,9 @@ struct GemmScoreGradients : GemmScoreTile<T> {
       lse[half] =
           static_cast<const Number*>(params.lse.data)[Tile::offset_of(params.lse, at, head)] *
           Exponential<Number>::kUnit;
-      delta[half] = row_sum_of<T>(*this, at);
+      delta[half] = row_sum_of<T>(params, Tile::offset_of(params.dout, at, head),
+                                  Tile::offset_of(params.output, at, head),
+                                  Tile::offset_of(params.dlse, at, head));
     }
   }
 };

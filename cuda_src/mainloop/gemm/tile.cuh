@@ -27,8 +27,7 @@ struct GemmTile {
   static constexpr int kRowPad = sizeof(T) == 8 ? 32 : 16;
 
   struct Shared {
-    Window windows[kRows];  // what each row of the tile sees, or is seen by
-    Window any[kWarps];     // union of each warp's windows
+    Window any[kWarps];  // union of what the rows of a warp see, or are seen by
     AxisTile own[kAxes];
     Line line[kAxes];
     int tile, block;  // of the grid, and of channels
@@ -36,22 +35,20 @@ struct GemmTile {
 
   const GemmParams& params;
   Shared& shared;
-  const Side side;         // whose tokens the tile holds
-  const bool keeps_slots;  // whether boxes of queries hold every slot, with a key or without
+  const Side side;  // whose tokens the tile holds
   const int warp, lane;
   int head, batch;
   bool has_rows;  // whether any token of the warp exists
 
-  __device__ GemmTile(const GemmParams& params, Shared& shared, Side side, bool keeps_slots)
+  __device__ GemmTile(const GemmParams& params, Shared& shared, Side side)
       : params(params),
         shared(shared),
         side(side),
-        keeps_slots(keeps_slots),
         warp(threadIdx.x / 32),
         lane(threadIdx.x % 32) {}
 
-  // Which tile this block takes, and what its rows see: the same in every plane.
-  __device__ __forceinline__ void place() {
+  // Which tile this block takes: the same in every plane.
+  __device__ __forceinline__ void place_block() {
     const int tiles = params.tile[0].tiles * params.tile[1].tiles * params.tile[2].tiles;
     const int block_of_tile = blockIdx.x / tiles;
     const int tile = blockIdx.x - block_of_tile * tiles;
@@ -61,30 +58,6 @@ struct GemmTile {
     }
     if (threadIdx.x < kAxes) place_along(threadIdx.x, tile);
     __syncthreads();
-    if (threadIdx.x < kRows) {
-      bool is_real;
-      const Coordinate at = position_of(threadIdx.x, is_real);
-      shared.windows[threadIdx.x] = Window{partners(0, at.x), partners(1, at.y), partners(2, at.z)};
-    }
-    __syncthreads();
-    bool is_real;
-    position_of(warp * kWarpRows + lane % kWarpRows, is_real);
-    has_rows = __any_sync(0xffffffffu, is_real);
-    const Window window = shared.windows[warp * kWarpRows + lane % kWarpRows];
-    const Window any{any_of_warp(window.x, 0), any_of_warp(window.y, 1), any_of_warp(window.z, 2)};
-    if (lane == 0) shared.any[warp] = any;
-    __syncwarp();
-  }
-
-  // Calls `work` for those of `heads` heads of each batch entry that fall to this block.
-  template <typename Work>
-  __device__ __forceinline__ void for_planes(int heads, const Work& work) {
-    for (int plane = blockIdx.y; plane < params.batch * heads; plane += gridDim.y) {
-      batch = plane / heads;
-      head = plane - batch * heads;
-      work();
-      __syncthreads();  // all warps are done with shared memory
-    }
   }
 
   // Position of a row of the tile; rows past the end of a cut tile repeat its last ones.
@@ -126,104 +99,12 @@ struct GemmTile {
     return padded_bytes(channels) + kRowPad;
   }
 
-  // Copies rows of `channels` channels; `source(row)` is where a row begins. Channels that are not
-  // there become zero. A warp takes kBatch rows at a time: each lane places one, for all lanes.
-  template <int kBatch, typename Source>
-  __device__ __forceinline__ void copy_rows(char* target, int pitch, int rows, int channels,
-                                            bool is_vector, long long stride,
-                                            const Source& source) const {
-    const int items = padded_bytes(channels) / (is_vector ? 16 : int(sizeof(T)));
-    const int lanes_log2 = min_of(32 - __clz(items - 1), 5);
-    const int item = lane & ((1 << lanes_log2) - 1);
-    const int step = 32 >> lanes_log2;
-#pragma unroll 1
-    for (int first = warp * kBatch; first < rows; first += kWarps * kBatch) {
-      const unsigned long long own =
-          reinterpret_cast<unsigned long long>(source(min_of(first + lane % kBatch, rows - 1)));
-      const int count = min_of(kBatch, rows - first);
-      for (int in_batch = lane >> lanes_log2, i = 0; i < count; i += step, in_batch += step) {
-        const T* from = reinterpret_cast<const T*>(__shfl_sync(0xffffffffu, own, in_batch % 32));
-        if (in_batch < count) {
-          copy_row(target + (first + in_batch) * pitch, from, item, items, 1 << lanes_log2,
-                   channels, is_vector, stride);
-        }
-      }
-    }
-  }
-
-  // The tile's own rows of an array.
-  __device__ __forceinline__ void copy_tile(char* target, const Array& array, int of_head,
-                                            int channels, bool is_vector) const {
-    const T* data = static_cast<const T*>(array.data);
-    copy_rows<kWarpRows>(target, pitch_of(channels), kRows, channels, is_vector, array.channel,
-                         [&](int row) {
-                           bool is_real;
-                           return data + offset_of(array, position_of(row, is_real), of_head);
-                         });
-  }
-
-  // A slab's rows of an array, `channels` channels from `first` on.
-  __device__ __forceinline__ void copy_slab(char* target, const Window& slab, const Array& array,
-                                            int of_head, int first, int channels, int pitch,
-                                            bool is_vector) const {
-    const Part part(slab);
-    const T* data = static_cast<const T*>(array.data) + first * array.channel;
-    copy_rows<32>(target, pitch, part.columns(), channels, is_vector, array.channel, [&](int row) {
-      const Coordinate at = part.at(row);
-      return data +
-             offset_of(array,
-                       Coordinate{part.origin.x + at.x, part.origin.y + at.y, part.origin.z + at.z},
-                       of_head);
-    });
-  }
-
-  // Walks the slabs of the box. `product` copies a slab, prepares for a part before the next slab
-  // is asked for, and takes the part when the slab is there; it is told how many columns the next
-  // part has.
-  template <typename Product>
-  __device__ __forceinline__ void walk(Product& product) const {
-    Coordinate at{shared.own[0].box_begin, shared.own[1].box_begin, shared.own[2].box_begin};
-    product.copy(slab_at(at), 0);
-    ptx::copy_async_commit();
-    bool is_inside = true;
-    for (int stage = 0; is_inside; stage ^= 1) {
-      ptx::copy_async_wait<0>();
-      __syncthreads();  // this slab has arrived, and all warps are done with the other stage
-      const Window slab = slab_at(at);
-      const Part part(part_of(slab));
-      const bool takes = has_rows && part.columns() > 0;
-      if (takes) product.prepare(part);
-      ptx::copy_async_commit();
-      is_inside = advance(at);
-      if (is_inside) product.copy(slab_at(at), stage ^ 1);
-      ptx::copy_async_commit();
-      if (takes)
-        product.take(part, slab, stage, is_inside ? Part(part_of(slab_at(at))).columns() : 0);
-    }
-    ptx::copy_async_wait<0>();
-  }
-
   // Row of the tile that element `half` (0 or 1) of a lane's fragments belongs to.
   __device__ __forceinline__ int row_of(int half) const {
     return warp * kWarpRows + half * 8 + lane / 4;
   }
 
- private:
-  static __device__ __forceinline__ void copy_row(char* to, const T* from, int item, int items,
-                                                  int step, int channels, bool is_vector,
-                                                  long long stride) {
-    for (; item < items; item += step) {
-      if (is_vector) {
-        const bool is_there = item * kVector < channels;
-        ptx::copy_async_16(ptx::shared_address(to + item * 16),
-                           from + (is_there ? item * kVector : 0), is_there ? 16 : 0);
-      } else {
-        reinterpret_cast<T*>(to)[item] =
-            item < channels ? from[item * stride] : narrow<T>(Wide<T>(0));
-      }
-    }
-  }
-
+ protected:
   __device__ __forceinline__ void place_along(int axis, unsigned tile) const {
     for (int i = kAxes - 1; i > axis; --i) tile /= params.tile[i].tiles;
     const AxisParams& along = params.axis[axis];
@@ -247,15 +128,6 @@ struct GemmTile {
   __device__ __forceinline__ Interval partners(int axis, int position) const {
     const Line& line = shared.line[axis];
     return side == Side::kQuery ? window_of(line, position) : queries_of(line, position);
-  }
-
-  // Where slots are kept, at least as long as a window: shrunken windows leave slots without keys,
-  // and a chunk's slots must not lie further apart than its columns.
-  __device__ __forceinline__ Interval any_of_warp(const Interval& row, int axis) const {
-    const int begin = __reduce_min_sync(0xffffffffu, row.begin);
-    const int end = __reduce_max_sync(0xffffffffu, row.end);
-    const int least = keeps_slots ? begin + params.axis[axis].kernel_size : end;
-    return Interval{begin, max_of(end, least)};
   }
 
   __device__ __forceinline__ Interval slab_along(int axis, int at) const {

@@ -16,59 +16,82 @@ template <typename T>
 struct GemmWeights : GemmDenseTile<T> {
   using Tile = GemmDenseTile<T>;
   using Tile::params, Tile::shared, Tile::warp, Tile::lane, Tile::head;
+  using typename Tile::Pass;
   using typename Tile::Shared;
   using Number = Wide<T>;
   using Chunk = GemmChunk<T>;
 
   const int pitch;
-  char* const queries;
+  char* const queries;  // in stages
   char* const slabs;
-  char* target;    // fragments of the next chunk
-  Number* maxima;  // and where its maxima go
+  long long* const offsets;
+  const char* own;  // the rows of the pass at hand
+  char* target;     // fragments of the next chunk
+  Number* maxima;   // and where its maxima go
   Number largest[2], sums[2];
 
   __device__ GemmWeights(const GemmParams& given, Shared& shared, char* memory)
       : Tile(given, shared, Side::kQuery),
         pitch(Tile::pitch_of(given.channels)),
         queries(memory),
-        slabs(queries + Tile::kRows * pitch) {}
+        slabs(queries + given.stages * Tile::kRows * pitch),
+        offsets(reinterpret_cast<long long*>(slabs + given.stages * given.slab_rows * pitch)) {}
 
   __device__ __forceinline__ void compute() {
     Tile::place();
-    Tile::for_planes(params.heads, [&] { compute_plane(); });
+    Tile::lay_offsets(offsets, params.key);
+    __syncthreads();
+    Tile::walk(*this, params.heads, 1);
   }
 
-  __device__ __forceinline__ void compute_plane() {
-    Tile::copy_tile(queries, params.query, head, params.channels, params.is_vector(kQueryArray));
-    target = Tile::fragments_of(params.weights, head);
-    maxima = Tile::maxima_of(head);
+  __device__ __forceinline__ void copy_own(const Pass& pass, int of_stage) const {
+    Tile::copy_tile(queries + of_stage * Tile::kRows * pitch, params.query, pass, pass.head,
+                    params.channels, params.is_vector(kQueryArray));
+  }
+
+  __device__ __forceinline__ void copy(const Pass& pass, const Window& slab, int of_stage) const {
+    Tile::copy_slab(slab_of(of_stage), slab, params.key, offsets, pass,
+                    pass.head / params.head_group, 0, params.channels, pitch,
+                    params.is_vector(kKeyArray));
+  }
+
+  __device__ __forceinline__ void begin(const Pass& pass, bool, int own_stage) {
+    own = queries + (own_stage * Tile::kRows + warp * Tile::kWarpRows) * pitch;
+    target = Tile::fragments_of(params.weights, pass);
+    maxima = Tile::maxima_of(pass);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       largest[half] = -Number(infinity());
       sums[half] = 0;
     }
-    Tile::walk(*this);
-    if (Tile::has_rows) store_sums();
   }
 
-  __device__ __forceinline__ void copy(const Window& slab, int of_stage) const {
-    Tile::copy_slab(slab_of(of_stage), slab, params.key, head / params.head_group, 0,
-                    params.channels, pitch, params.is_vector(kKeyArray));
-  }
-
-  __device__ __forceinline__ void prepare(const Part&) const {}
-
-  __device__ __forceinline__ void take(const Part& part, const Window& slab, int of_stage, int) {
+  __device__ __forceinline__ void take(const Part& part, const Window& slab, int of_stage) {
     const int columns = part.columns();
-    Tile::begin_part();
+#pragma unroll 1
     for (int first = 0; first < columns; first += Tile::kChunk) {
-      const int at = Tile::lay_columns(part, slab, first);
+      const int at = Tile::template lay_columns<true>(part, slab, first);
       with_tiles<kChunkTiles<T>>((columns - first + 7) / 8, [&](auto tiles) {
         leave_chunk<decltype(tiles)::kCount>(part, at, first, of_stage);
       });
-      constexpr int kBytes = Tile::kGroups * 32 * int(sizeof(FragmentBlock<T>));
-      target += kBytes;
+      target += Tile::kChunk / 16 * kBlockBytes<T>;
       maxima += Tile::kWarpRows;
+    }
+  }
+
+  __device__ __forceinline__ void end(const Pass& pass) const {
+    Number* const totals = Tile::maxima_of(pass) + params.chunks * Tile::kWarpRows;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      Number sum = sums[half];
+      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+      if (lane % 4 != 0) continue;
+      totals[half * 8 + lane / 4] = sum;
+      const int row = Tile::row_of(half);
+      if (params.lse.data == nullptr || !shared.tokens[row].is_real) continue;
+      static_cast<Number*>(params.lse.data)[Tile::offset_of_row(params.lse, row, head)] =
+          largest[half] * Exponential<Number>::kNatural + logarithm(sum);
     }
   }
 
@@ -80,9 +103,9 @@ struct GemmWeights : GemmDenseTile<T> {
   template <int kCount>
   __device__ __forceinline__ void leave_chunk(const Part& part, int at, int first, int of_stage) {
     Chunk scores = {};
-    GemmProducts<T>::template multiply_rows<kCount, 1>(
-        scores, queries + warp * Tile::kWarpRows * pitch, slab_of(of_stage), pitch,
-        Tile::padded_bytes(params.channels), shared.rows[warp] + at, params.is_precise);
+    GemmProducts<T>::template multiply_rows<kCount, 1>(scores, own, slab_of(of_stage), pitch,
+                                                       Tile::padded_bytes(params.channels),
+                                                       shared.rows[warp] + at, params.is_precise);
     Number unit = Number(params.scale) * Exponential<Number>::kUnit;
     if (params.bias.data != nullptr || !(unit > 0)) {
       finish<kCount>(scores, part, at, first, unit);
@@ -169,24 +192,6 @@ struct GemmWeights : GemmDenseTile<T> {
         scores[n][i] = Exponential<Number>::of(scores[n][i] * unit - shift[i / 2]);
         sums[i / 2] += scores[n][i];
       }
-    }
-  }
-
-  __device__ __forceinline__ void store_sums() const {
-    Number* const totals = Tile::maxima_of(head) + params.chunks * Tile::kWarpRows;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      Number sum = sums[half];
-      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-      if (lane % 4 != 0) continue;
-      totals[half * 8 + lane / 4] = sum;
-      if (params.lse.data == nullptr) continue;
-      bool is_real;
-      const Coordinate at = Tile::position_of(Tile::row_of(half), is_real);
-      if (!is_real) continue;
-      static_cast<Number*>(params.lse.data)[Tile::offset_of(params.lse, at, head)] =
-          largest[half] * Exponential<Number>::kNatural + logarithm(sum);
     }
   }
 };

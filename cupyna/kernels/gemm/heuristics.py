@@ -29,7 +29,7 @@ from .shapes import (
     stage_bytes,
 )
 
-__all__ = ["GemmPlan", "Kind", "gemm_plan", "smem_bytes"]
+__all__ = ["Cut", "GemmPlan", "Kind", "blocks_on_device", "gemm_plan", "smem_bytes"]
 
 Side = Literal["query", "key"]
 
@@ -74,8 +74,42 @@ _PRODUCT_SCALE = {"float16": 1.0, "bfloat16": 1.0, "float32": 4.5, "float64": 12
 _TF32_SCALE = 3.0
 _CLOCKS_PER_US = 1750.0
 
+# Kernels that read or write rows of slots.
+_COMPACT: tuple[Kind, ...] = ("scores", "score_gradients", "outputs", "inverse")
+
+# Bytes of a row's place in a slab.
+_OFFSET = 8
+
 # Slabs that are worth a choice, in rows.
 _SLAB_ROWS = (16, 32, 48, 64, 96, 128, 192, 256, 384, MOST_SLAB_ROWS)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How the box of a tile is cut into slabs.
+
+    Parameters
+    ----------
+    split : int
+        The axis that slabs are cut along; a slab has one position along axes before it.
+    slab : int
+        Positions of a slab along that axis.
+    slab_rows : int
+        Most tokens of a slab.
+    slabs : int
+        Most slabs of a box.
+    chunks : int
+        Most chunks of columns that one warp takes.
+    part_groups : int
+        Most groups of 16 columns that one warp takes of one slab.
+    """
+
+    split: int
+    slab: int
+    slab_rows: int
+    slabs: int
+    chunks: int
+    part_groups: int
 
 
 @dataclass(frozen=True)
@@ -90,16 +124,10 @@ class GemmPlan:
         Whose tokens the tiles cut.
     warp_tile, warps : tuple of int
         Tokens of a warp along each axis, and warps of a block.
-    split : int
-        The axis that slabs of a box are cut along; a slab has one position along axes before it.
-    slab : int
-        Positions of a slab along that axis.
-    slab_rows : int
-        Most tokens of a slab.
+    cut : Cut
+        The slabs of a box.
     stages : int
         Slabs that shared memory holds.
-    chunks : int
-        Most chunks of columns that one warp takes.
     smem_bytes : int
         Shared memory of a block.
     time_us : float
@@ -110,22 +138,19 @@ class GemmPlan:
     side: Side
     warp_tile: tuple[int, ...]
     warps: tuple[int, ...]
-    split: int
-    slab: int
-    slab_rows: int
+    cut: Cut
     stages: int
-    chunks: int
     smem_bytes: int
     time_us: float
 
     def fragment_bytes(self, problem: Problem) -> int:
         """Memory of the fragments that one kernel leaves for another."""
         chunk = chunk_of(problem.item_bytes)
-        return self._warps(problem) * self.chunks * chunk * WARP_ROWS * problem.item_bytes
+        return self._warps(problem) * self.cut.chunks * chunk * WARP_ROWS * problem.item_bytes
 
     def maxima(self, problem: Problem) -> int:
         """Numbers that stand beside the fragments of forward: maxima by chunk, and sums."""
-        return self._warps(problem) * (self.chunks + 1) * WARP_ROWS
+        return self._warps(problem) * (self.cut.chunks + 1) * WARP_ROWS
 
     def _warps(self, problem: Problem) -> int:
         tiles = TilePlan(problem.axes, self.tile, problem.spatial, self.side).counts.tiles
@@ -150,33 +175,46 @@ def gemm_plan(problem: Problem, device: DeviceSpec, kind: Kind, channels: int) -
     if not plans:
         raise ValueError(
             f"rows of {channels} channels in {problem.dtype} are too long: a block needs "
-            f"{smem_bytes(problem, kind, _SLAB_ROWS[0], 2)} bytes of shared memory and has "
+            f"{_least_smem_bytes(problem, kind)} bytes of shared memory and has "
             f"{_budget(device)}"
         )
     return min(plans, key=lambda plan: plan.time_us)
 
 
-def smem_bytes(problem: Problem, kind: Kind, slab_rows: int, stages: int) -> int:
+def _least_smem_bytes(problem: Problem, kind: Kind) -> int:
+    rows = _SLAB_ROWS[0]
+    return smem_bytes(problem, kind, Cut(0, rows, rows, 1, 1, 1), 1)
+
+
+def smem_bytes(problem: Problem, kind: Kind, cut: Cut, stages: int) -> int:
     """Shared memory that a launch of a product asks for."""
+    slab_rows = cut.slab_rows
     size = problem.item_bytes
     if kind in _PARTS:
         parts = {part for part, _ in _parts(problem, kind, 0)}
-        return max(smem_bytes(problem, part, slab_rows, stages) for part in parts)
+        return max(smem_bytes(problem, part, cut, stages) for part in parts)
     if kind in ("outputs", "inverse", "values"):
         # Either product of backward, and forward's: the longer rows decide.
         channels = max(problem.head_dim, problem.value_dim)
         width = channels_of(problem.dtype, channels)
-        stage = 2 * stage_bytes(size) if kind == "outputs" else 0
         # Products run over all channels of a block of threads, or over half of them.
         row = row_bytes(width if channels > width // 2 else width // 2, size)
-        return stages * slab_rows * row + stage
+        if kind != "values":
+            return stages * slab_rows * row + (2 * stage_bytes(size) if kind == "outputs" else 0)
+        blocks = cut.part_groups * 16 * WARP_ROWS * size
+        chunks = -(-cut.part_groups * 16 // chunk_of(size))
+        maxima = chunks * WARP_ROWS * max(size, 4)
+        return stages * (slab_rows * row + WARPS * (blocks + maxima)) + _OFFSET * slab_rows
     if kind in ("score_gradients", "gradients"):
         both = row_bytes(problem.head_dim, size) + row_bytes(problem.value_dim, size)
-        # Chunks of slots, or statistics of the queries of a slab.
-        beside = stages * -(-slab_rows // 2) * 16 if kind == "gradients" else 2 * stage_bytes(size)
-        return (ROWS + stages * slab_rows) * both + beside
+        if kind == "score_gradients":
+            return (ROWS + stages * slab_rows) * both + 2 * stage_bytes(size)
+        # Statistics of the queries of a slab, two numbers each.
+        statistics = -(-slab_rows // 2) * 16
+        return stages * ((ROWS + slab_rows) * both + statistics) + 3 * _OFFSET * slab_rows
     if kind == "weights":
-        return (ROWS + stages * slab_rows) * row_bytes(problem.head_dim, size)
+        row = row_bytes(problem.head_dim, size)
+        return stages * (ROWS + slab_rows) * row + _OFFSET * slab_rows
     # Scores of queries and keys, or gradients of weights from values.
     row = row_bytes(max(problem.head_dim, problem.value_dim), size)
     return (ROWS + stages * slab_rows) * row + stage_bytes(size)
@@ -208,25 +246,26 @@ def _budget(device: DeviceSpec) -> int:
 
 def _plans(problem: Problem, device: DeviceSpec, kind: Kind, channels: int) -> Iterator[GemmPlan]:
     for warp_tile, warps in _tiles(problem):
-        cuts = {_slab(problem, _side_of(kind), warp_tile, warps, rows) for rows in _SLAB_ROWS}
-        for split, slab, slab_rows, slabs, chunks in cuts:
-            if slab_rows > MOST_SLAB_ROWS:
+        cuts = {_cut(problem, _side_of(kind), warp_tile, warps, rows) for rows in _SLAB_ROWS}
+        for cut in cuts:
+            if cut.slab_rows > MOST_SLAB_ROWS:
                 continue
-            stages = min(slabs, 2)
-            smem = smem_bytes(problem, kind, slab_rows, stages)
-            if smem > _budget(device):
-                continue
-            time_us = sum(
-                _time_us(
-                    problem, device, part, of_part, _side_of(kind), warp_tile, warps, split, slab,
-                    smem_bytes(problem, part, slab_rows, stages),
+            # One stage leaves room for more blocks, two overlap copies with products.
+            fewest = min(cut.slabs, 2) if kind in _COMPACT else 1
+            for stages in {fewest, fewest if kind in _COMPACT else 2}:
+                smem = smem_bytes(problem, kind, cut, stages)
+                if smem > _budget(device):
+                    continue
+                time_us = sum(
+                    _time_us(
+                        problem, device, part, of_part, _side_of(kind), warp_tile, warps, cut,
+                        stages, smem_bytes(problem, part, cut, stages),
+                    )
+                    for part, of_part in _parts(problem, kind, channels)
+                )  # fmt: skip
+                yield GemmPlan(
+                    problem.axes, _side_of(kind), warp_tile, warps, cut, stages, smem, time_us
                 )
-                for part, of_part in _parts(problem, kind, channels)
-            )  # fmt: skip
-            yield GemmPlan(
-                problem.axes, _side_of(kind), warp_tile, warps, split, slab, slab_rows, stages,
-                chunks, smem, time_us,
-            )  # fmt: skip
 
 
 def _tiles(problem: Problem) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -258,14 +297,13 @@ def _boxes(problem: Problem, side: Side, tile: tuple[int, ...]) -> tuple[TilePla
     return plan, box
 
 
-def _slab(
+def _cut(
     problem: Problem,
     side: Side,
     warp_tile: tuple[int, ...],
     warps: tuple[int, ...],
     rows: int,
-) -> tuple[int, int, int, int, int]:
-    """Split axis, slab extent, rows of a slab, slabs of a box, chunks of a warp."""
+) -> Cut:
     tile = tuple(a * b for a, b in zip(warp_tile, warps, strict=True))
     _, box = _boxes(problem, side, tile)
     _, own = _boxes(problem, side, warp_tile)
@@ -281,12 +319,13 @@ def _slab(
     columns = min(slab, own[split]) * math.prod(own[split + 1 :])
     # A part of one slab, or both ends of it in slabs of others.
     met = math.prod(own[:split]) * (-(-own[split] // slab) + 1 if slabs > 1 else 1)
-    return (
-        split,
-        slab,
-        slab * after,
-        slabs * before,
-        met * -(-columns // chunk_of(problem.item_bytes)),
+    return Cut(
+        split=split,
+        slab=slab,
+        slab_rows=slab * after,
+        slabs=slabs * before,
+        chunks=met * -(-columns // chunk_of(problem.item_bytes)),
+        part_groups=-(-columns // 16),
     )
 
 
@@ -298,16 +337,16 @@ def _time_us(
     side: Side,
     warp_tile: tuple[int, ...],
     warps: tuple[int, ...],
-    split: int,
-    slab: int,
+    cut: Cut,
+    stages: int,
     smem: int,
 ) -> float:
     costs = _COSTS[kind]
     tile = tuple(a * b for a, b in zip(warp_tile, warps, strict=True))
     plan, box = _boxes(problem, side, tile)
     _, own = _boxes(problem, side, warp_tile)
-    chunks, groups = _warp_work(problem, own, warp_tile, warps, split, slab)
-    slabs = math.prod(box[:split]) * -(-box[split] // slab)
+    chunks, groups = _warp_work(problem, own, warp_tile, warps, cut.split, cut.slab)
+    slabs = math.prod(box[: cut.split]) * -(-box[cut.split] // cut.slab)
     rows = plan.counts.box_tokens / plan.counts.tiles
     width = channels
     if kind in ("score_gradients", "gradients"):
@@ -326,11 +365,18 @@ def _time_us(
     if kind in ("outputs", "inverse", "values"):
         channel_blocks = -(-channels // channels_of(problem.dtype, channels))
     blocks = problem.batch * problem.heads * plan.counts.tiles * channel_blocks
-    room = device.smem_bytes // (smem + STATIC_SMEM_BYTES)
-    resident = max(1, min(room, resident_blocks(kind, problem.dtype, channels)))
+    resident = blocks_on_device(problem, device, kind, channels, smem) // device.processors
     waves = max(1.0, device.processors / blocks)
     clocks *= blocks * waves / device.processors / resident**costs.overlap
     return float(clocks / _CLOCKS_PER_US)
+
+
+def blocks_on_device(
+    problem: Problem, device: DeviceSpec, kind: Kind, channels: int, smem: int
+) -> int:
+    """Blocks of threads that run at once."""
+    room = device.smem_bytes // (smem + STATIC_SMEM_BYTES)
+    return max(1, min(room, resident_blocks(kind, problem.dtype, channels))) * device.processors
 
 
 def _warp_work(

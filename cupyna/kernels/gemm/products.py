@@ -21,7 +21,7 @@ from ..params import (
     statistic_fields,
 )
 from ..variant import Variant
-from .heuristics import GemmPlan, Kind, gemm_plan, smem_bytes
+from .heuristics import GemmPlan, Kind, blocks_on_device, gemm_plan, smem_bytes
 from .params import VECTORS, pack_gemm
 from .shapes import channels_of, gemm_variant, row_slots
 
@@ -29,10 +29,9 @@ __all__ = ["GemmProducts"]
 
 _WARP = 32
 
-# Enough blocks for every multiprocessor to have its last one at about the same time.
-_WAVES = 2
-_BLOCKS_OF_PROCESSOR = 4
-_MOST_PLANES_OF_BLOCK = 8
+# What a block finds out about its tile serves for several planes, and takes as long as some.
+_PLANES_OF_SETUP = 3
+_MOST_PLANES_OF_BLOCK = 32
 _MOST_GRID_ROWS = 65535
 
 _NO_TILES = ((0, 0, 1),) * 3
@@ -279,6 +278,7 @@ class GemmProducts:
         fields: dict[str, Any],
         channel_blocks: int = 1,
     ) -> None:
+        channels = fields["channels"]
         problem = self._problem
         tiles = tuple(map(axis_tiles, problem.spatial, problem.dilation, plan.tile))
         leading = 3 - problem.rank
@@ -290,22 +290,19 @@ class GemmProducts:
                     for own, warps, count in zip(plan.warp_tile, plan.warps, tiles, strict=True)
                 ),
             ),
-            "split": leading + plan.split,
-            "slab": plan.slab,
-            "slab_rows": plan.slab_rows,
+            "split": leading + plan.cut.split,
+            "slab": plan.cut.slab,
+            "slab_rows": plan.cut.slab_rows,
             "stages": plan.stages,
-            "chunks": plan.chunks,
+            "chunks": plan.cut.chunks,
+            "part_groups": plan.cut.part_groups,
         }
         sums_of_keys = kind == "inverse" or (kind == "values" and plan.side == "key")
         heads = problem.kv_heads if sums_of_keys else problem.heads
         blocks, planes = math.prod(tiles) * channel_blocks, heads * problem.batch
-        # What a block finds out about its tile serves for several heads.
-        spare = (
-            blocks * planes // (_WAVES * _BLOCKS_OF_PROCESSOR * self._execution.device.processors)
-        )
-        planes_of_block = min(max(spare, 1), _MOST_PLANES_OF_BLOCK)
-        rows = min(-(-planes // planes_of_block), _MOST_GRID_ROWS)
-        smem = smem_bytes(problem, kind, plan.slab_rows, plan.stages)
+        smem = smem_bytes(problem, kind, plan.cut, plan.stages)
+        slots = blocks_on_device(problem, self._execution.device, kind, channels, smem)
+        rows = min(-(-planes // _planes_of_block(blocks, planes, slots)), _MOST_GRID_ROWS)
         self._queue(variant, (blocks, rows, 1), smem, fields)
 
     def _queue(
@@ -314,6 +311,16 @@ class GemmProducts:
         kernel = load(variant, self._execution.device.index)
         params = pack_gemm(self._shared | fields)
         launch(kernel, grid, (variant.threads, 1, 1), smem_bytes, self._execution.stream, params)
+
+
+def _planes_of_block(tiles: int, planes: int, slots: int) -> int:
+    """Planes that one block takes: those that end first, of blocks that take turns on `slots`."""
+
+    def time(of_block: int) -> int:
+        turns = -(-tiles * -(-planes // of_block) // slots)
+        return turns * (_PLANES_OF_SETUP + of_block)
+
+    return min(range(1, min(planes, _MOST_PLANES_OF_BLOCK) + 1), key=time)
 
 
 def _base_of(memory: DeviceArray) -> ArrayFields:

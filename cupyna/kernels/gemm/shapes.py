@@ -79,15 +79,15 @@ def gemm_variant(family: str, dtype: str, channels: int = 0, keys: int | None = 
 
 def _blocks(family: str, dtype: str, channels: int) -> int:
     """Blocks that one multiprocessor is to hold: as many as have registers enough."""
-    if family == "gemm_score_gradients" or dtype == "float64":
-        return 2
-    if dtype == "float32" and channels:
+    if dtype == "float64" or family == "gemm_score_gradients":
         return 2
     if family == "gemm_weights":
         return 4
-    if family == "gemm_values" and channels > 64:
+    if family == "gemm_values":
+        return 3 if dtype == "float32" or channels > 64 else 4
+    if dtype == "float32" and channels:
         return 2
-    if channels > 64 or family in ("gemm_scores", "gemm_values", "gemm_gradients") or dtype == "float32":
+    if channels > 64 or family in ("gemm_scores", "gemm_gradients") or dtype == "float32":
         return 3
     return 4
 

@@ -1,0 +1,47 @@
+// Fragments of a left factor in memory: 16 rows and 16 columns at a time, lanes beside each other.
+#pragma once
+
+#include "products.cuh"
+
+namespace cupyna {
+
+template <typename T>
+constexpr int kBlockBytes = 32 * int(sizeof(FragmentBlock<T>));
+
+template <typename T>
+__device__ __forceinline__ void store_block(char* blocks, int group,
+                                            const FragmentBlock<T>& block) {
+  constexpr int kVectors = sizeof(FragmentBlock<T>) / 16;
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    reinterpret_cast<uint4*>(blocks)[(group * kVectors + i) * 32 + threadIdx.x % 32] =
+        reinterpret_cast<const uint4*>(&block)[i];
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ FragmentBlock<T> load_block(const char* blocks, int group) {
+  constexpr int kVectors = sizeof(FragmentBlock<T>) / 16;
+  FragmentBlock<T> block;
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    reinterpret_cast<uint4*>(&block)[i] =
+        reinterpret_cast<const uint4*>(blocks)[(group * kVectors + i) * 32 + threadIdx.x % 32];
+  }
+  return block;
+}
+
+// The sums of two tiles of eight columns as a block of a left factor.
+template <typename T>
+__device__ __forceinline__ FragmentBlock<T> block_of(const Wide<T> (&low)[4],
+                                                     const Wide<T> (&high)[4]) {
+  FragmentBlock<T> block;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    block.element[i] = narrow<T>(low[i]);
+    block.element[4 + i] = narrow<T>(high[i]);
+  }
+  return block;
+}
+
+}  // namespace cupyna
