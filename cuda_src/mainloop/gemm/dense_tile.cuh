@@ -15,7 +15,7 @@ template <typename T>
 struct GemmDenseTile : GemmTile<T> {
   using Base = GemmTile<T>;
   using Base::kWarps, Base::kWarpRows, Base::kRows, Base::kThreads, Base::kChunk, Base::kVector;
-  using Base::params, Base::warp, Base::lane, Base::side, Base::batch, Base::head;
+  using Base::params, Base::warp, Base::lane, Base::side;
   // Columns that are laid at a time, and positions whose words are kept.
   static constexpr int kColumns = 256;
   static constexpr int kPositions = 128;
@@ -28,6 +28,7 @@ struct GemmDenseTile : GemmTile<T> {
 
   struct Shared : Base::Shared {
     Window common[kWarps];  // what all rows of a warp see
+    int heads[kWarps];      // that each warp is at
     alignas(16) Token tokens[kRows];
     // Which rows of a warp see a position along an axis, for one axis after the other.
     unsigned short seen_along[kWarps][kPositions];
@@ -41,17 +42,11 @@ struct GemmDenseTile : GemmTile<T> {
     int batch, head, query_head;
   };
 
-  // What a warp takes after the part at hand.
-  struct Next {
-    int columns;
-    bool is_same_pass;
-  };
-
   Shared& shared;
-  int query_head;
   int laid = -1;            // first column that is laid, of the part at hand
   unsigned dense_runs = 0;  // bits of 32 columns that all rows see, from `laid` on
   bool has_one_slab;
+  int rows_of_slab, columns_of_box;  // where that is so
 
   __device__ GemmDenseTile(const GemmParams& params, Shared& shared, Side side)
       : Base(params, shared, side), shared(shared) {}
@@ -70,15 +65,18 @@ struct GemmDenseTile : GemmTile<T> {
     __syncthreads();
     if (Base::has_rows) lay_positions();
     Coordinate corner = box_corner();
+    const Window slab = Base::slab_at(corner);
     has_one_slab = !Base::advance(corner);
+    rows_of_slab = Part(slab).columns();
+    columns_of_box = Base::has_rows ? Part(Base::part_of(slab)).columns() : 0;
   }
 
-  // Elements from an array's first to a token's first channel.
-  __device__ __forceinline__ long long offset_of_row(const Array& array, int row,
+  // Elements from an array's first to the first channel of a row of the tile.
+  __device__ __forceinline__ long long offset_of_row(const Array& array, int row, const Pass& pass,
                                                      int of_head) const {
     const Token at = shared.tokens[row];
-    return batch * array.batch + at.x * array.axis[0] + at.y * array.axis[1] +
-           at.z * array.axis[2] + of_head * array.head;
+    return pass.batch * array.batch + of_head * array.head +
+           offset_in_plane(array, Coordinate{at.x, at.y, at.z});
   }
 
   // The fragments of a pass.
@@ -90,40 +88,50 @@ struct GemmDenseTile : GemmTile<T> {
     return static_cast<Wide<T>*>(params.maxima) + warp_of(pass) * (params.chunks + 1) * kWarpRows;
   }
 
-  // Where rows of a slab are from its corner, in elements; for one array.
+  // Where rows are, in elements: those of slabs, counted from the first slab, and the tile's own.
   __device__ __forceinline__ void lay_offsets(long long* offsets, const Array& array) const {
-    const Part part(Base::slab_at(box_corner()));
+    const Coordinate corner = box_corner();
+    const Part part(Base::slab_at(corner));
     for (int row = threadIdx.x; row < part.columns(); row += kThreads) {
-      const Coordinate at = part.at(row);
-      offsets[row] = at.x * params.axis[0].dilation * array.axis[0] +
-                     at.y * params.axis[1].dilation * array.axis[1] +
-                     at.z * params.axis[2].dilation * array.axis[2];
+      const Coordinate in = part.at(row);
+      offsets[row] =
+          offset_in_plane(array, Coordinate{token(0, corner.x + in.x), token(1, corner.y + in.y),
+                                            token(2, corner.z + in.z)});
     }
   }
+  __device__ __forceinline__ void lay_own_offsets(long long* offsets, const Array& array) const {
+    if (threadIdx.x >= kRows) return;
+    const Token at = shared.tokens[threadIdx.x];
+    offsets[threadIdx.x] = offset_in_plane(array, Coordinate{at.x, at.y, at.z});
+  }
 
-  // Copies rows of channels; `source(row)` is where a row begins. Channels that are not there
+  // Copies rows of channels that begin at `data` and an offset each. Channels that are not there
   // become zero.
-  template <typename Source>
-  __device__ __forceinline__ void copy_rows(char* target, int pitch, int rows, int channels,
-                                            bool is_vector, long long stride,
-                                            const Source& source) const {
+  __device__ __forceinline__ void copy_rows(char* target, int pitch, const T* data,
+                                            const long long* offsets, int rows, int channels,
+                                            bool is_vector, long long stride) const {
     const int bytes = Base::padded_bytes(channels);
     if (is_vector) {
       const int lanes_log2 = min_of(32 - __clz(bytes / 16 - 1), 5);
-      const int first = (lane & ((1 << lanes_log2) - 1)) * 16;
-      const unsigned to = ptx::shared_address(target);
-#pragma unroll 2
-      for (int row = threadIdx.x >> lanes_log2; row < rows; row += kThreads >> lanes_log2) {
-        const char* from = reinterpret_cast<const char*>(source(row));
-        for (int at = first; at < bytes; at += 512) {
-          const bool is_there = at < channels * int(sizeof(T));
-          ptx::copy_async_16(to + row * pitch + at, from + (is_there ? at : 0), is_there ? 16 : 0);
+      const int step = kThreads >> lanes_log2;
+#pragma unroll 1
+      for (int at = (lane & ((1 << lanes_log2) - 1)) * 16; at < bytes; at += 512) {
+        const bool is_there = at < channels * int(sizeof(T));
+        const int size = is_there ? 16 : 0;
+        const char* const from = reinterpret_cast<const char*>(data) + (is_there ? at : 0);
+        const int first = threadIdx.x >> lanes_log2;
+        unsigned to = ptx::shared_address(target) + first * pitch + at;
+#pragma unroll 4
+        for (int row = first; row < rows; row += step, to += step * pitch) {
+          ptx::copy_async_16(to, from + offsets[row] * int(sizeof(T)), size);
         }
       }
       return;
     }
+#pragma unroll 1
     for (int row = warp; row < rows; row += kWarps) {
-      const T* from = source(row);
+      const T* from = data + offsets[row];
+#pragma unroll 1
       for (int c = lane; c < bytes / int(sizeof(T)); c += 32) {
         reinterpret_cast<T*>(target + row * pitch)[c] =
             c < channels ? from[c * stride] : narrow<T>(Wide<T>(0));
@@ -132,34 +140,42 @@ struct GemmDenseTile : GemmTile<T> {
   }
 
   // The tile's own rows of an array.
-  __device__ __forceinline__ void copy_tile(char* target, const Array& array, const Pass& pass,
-                                            int of_head, int channels, bool is_vector) const {
+  __device__ __forceinline__ void copy_tile(char* target, const Array& array,
+                                            const long long* offsets, const Pass& pass, int of_head,
+                                            int channels, bool is_vector) const {
     const T* data =
         static_cast<const T*>(array.data) + pass.batch * array.batch + of_head * array.head;
-    copy_rows(target, Base::pitch_of(channels), kRows, channels, is_vector, array.channel,
-              [&](int row) {
-                const Token at = shared.tokens[row];
-                return data + at.x * array.axis[0] + at.y * array.axis[1] + at.z * array.axis[2];
-              });
+    copy_rows(target, Base::pitch_of(channels), data, offsets, kRows, channels, is_vector,
+              array.channel);
   }
 
-  // Where the first token of a slab is, of an array of any type.
-  __device__ __forceinline__ long long corner_of(const Window& slab, const Array& array,
-                                                 const Pass& pass, int of_head) const {
-    return pass.batch * array.batch + of_head * array.head +
-           token(0, slab.x.begin) * array.axis[0] + token(1, slab.y.begin) * array.axis[1] +
-           token(2, slab.z.begin) * array.axis[2];
+  // From the first slab of a plane to the slab at `at`, of an array of any type.
+  __device__ __forceinline__ long long slab_offset(const Array& array, const Pass& pass,
+                                                   int of_head, const Coordinate& at) const {
+    const long long plane = pass.batch * array.batch + of_head * array.head;
+    if (has_one_slab) return plane;
+    const Coordinate corner = box_corner();
+    return plane + (at.x - corner.x) * params.axis[0].dilation * array.axis[0] +
+           (at.y - corner.y) * params.axis[1].dilation * array.axis[1] +
+           (at.z - corner.z) * params.axis[2].dilation * array.axis[2];
+  }
+  __device__ __forceinline__ int slab_rows(const Coordinate& at) const {
+    return has_one_slab ? rows_of_slab : Part(Base::slab_at(at)).columns();
   }
 
   // A slab's rows of an array, `channels` channels from `first` on.
-  __device__ __forceinline__ void copy_slab(char* target, const Window& slab, const Array& array,
+  __device__ __forceinline__ void copy_slab(char* target, const Coordinate& at, const Array& array,
                                             const long long* offsets, const Pass& pass, int of_head,
                                             int first, int channels, int pitch,
                                             bool is_vector) const {
-    const T* data = static_cast<const T*>(array.data) + corner_of(slab, array, pass, of_head) +
+    const T* data = static_cast<const T*>(array.data) + slab_offset(array, pass, of_head, at) +
                     first * array.channel;
-    copy_rows(target, pitch, Part(slab).columns(), channels, is_vector, array.channel,
-              [&](int row) { return data + offsets[row]; });
+    copy_rows(target, pitch, data, offsets, slab_rows(at), channels, is_vector, array.channel);
+  }
+
+  // Columns of this warp in the slab at `at`.
+  __device__ __forceinline__ int columns_at(const Coordinate& at) const {
+    return has_one_slab ? columns_of_box : Part(Base::part_of(Base::slab_at(at))).columns();
   }
 
   // Walks the boxes of all planes of this block, `heads` heads and `group` passes each. `product`
@@ -167,57 +183,51 @@ struct GemmDenseTile : GemmTile<T> {
   // plane after its last pass.
   template <typename Product>
   __device__ __forceinline__ void walk(Product& product, int heads, int group) {
-    Pass next = pass_of(blockIdx.y, heads, group);
+    Pass next{static_cast<int>(blockIdx.y) / heads, static_cast<int>(blockIdx.y) % heads, 0};
+    next.query_head = next.head * group;
     Coordinate at = box_corner();
-    product.copy_own(next, 0);
-    product.copy(next, Base::slab_at(at), 0);
-    ptx::copy_async_commit();
+    ask(product, next, at, 0, 0, false);
     int stage = 0, own_stage = 0;
-    for (int plane = blockIdx.y; plane < params.batch * heads; plane += gridDim.y) {
-      for (int of_group = 0; of_group < group; ++of_group) {
-        const Pass pass = next;
-        batch = pass.batch;
-        head = pass.head;
-        query_head = pass.query_head;
-        product.begin(pass, of_group == 0, own_stage);
-        bool is_inside = true;
-        while (is_inside) {
-          ptx::copy_async_wait<0>();
-          __syncthreads();  // this slab has arrived, and all warps are done with the other stage
-          const Window slab = Base::slab_at(at);
-          is_inside = Base::advance(at);
-          bool has_next = is_inside;
-          if (!is_inside) {
-            const int next_plane = of_group + 1 < group ? plane : plane + gridDim.y;
-            has_next = next_plane < params.batch * heads;
-            next = pass_of(next_plane, heads, group);
-            if (of_group + 1 < group) next.query_head = pass.query_head + 1;
-          }
-          const int next_stage = params.stages > 1 ? stage ^ 1 : 0;
-          const int next_own = params.stages > 1 ? own_stage ^ 1 : 0;
-          if (params.stages > 1 && has_next)
-            ask(product, next, at, next_stage, next_own, is_inside);
-          const Part part(Base::part_of(slab));
-          if (Base::has_rows && part.columns() > 0) {
-            if (!has_one_slab) laid = -1;
-            product.take(part, slab, stage);
-          }
-          if (params.stages == 1 && has_next) {
-            __syncthreads();  // all warps are done with the only stage
-            ask(product, next, at, next_stage, next_own, is_inside);
-          }
-          stage = next_stage;
-          if (!is_inside) own_stage = next_own;
-        }
-        if (of_group + 1 == group && Base::has_rows) product.end(pass);
+    while (next.batch < params.batch) {
+      const Pass pass = next;
+      const bool is_first = pass.query_head == pass.head * group;
+      const bool is_last = pass.query_head + 1 == (pass.head + 1) * group;
+      if (is_last) {
+        for (next.head += gridDim.y; next.head >= heads; next.head -= heads) ++next.batch;
+        next.query_head = next.head * group;
+      } else {
+        ++next.query_head;
       }
+      product.begin(pass, is_first, own_stage);
+      const int next_own = params.stages > 1 ? own_stage ^ 1 : 0;
+      bool is_inside = true;
+      while (is_inside) {
+        ptx::copy_async_wait<0>();
+        __syncthreads();  // this slab has arrived, and all warps are done with the other stage
+        const Coordinate here = at;
+        is_inside = !has_one_slab && Base::advance(at);
+        Pass asked = next;
+        if (is_inside) asked = pass;
+        const bool has_next = asked.batch < params.batch;
+        const int next_stage = params.stages > 1 ? stage ^ 1 : 0;
+        const bool ends = is_last && !is_inside;
+        // The only stage is free when all warps are done with it.
+        if (params.stages > 1 && has_next) ask(product, asked, at, next_stage, next_own, is_inside);
+        take(product, pass, here, stage, ends);
+        if (params.stages == 1) {
+          __syncthreads();
+          if (has_next) ask(product, asked, at, 0, 0, is_inside);
+        }
+        stage = next_stage;
+      }
+      own_stage = next_own;
     }
   }
 
   // Where the tables have the chunk that begins with column `first`.
   template <bool kHasMask>
-  __device__ __forceinline__ int lay_columns(const Part& part, const Window& slab, int first) {
-    if (laid < 0 || first < laid || first >= laid + kColumns) lay<kHasMask>(part, slab, first);
+  __device__ __forceinline__ int lay_columns(const Coordinate& slab, int first) {
+    if (laid < 0 || first < laid || first >= laid + kColumns) lay<kHasMask>(slab, first);
     return first - laid;
   }
 
@@ -258,17 +268,27 @@ struct GemmDenseTile : GemmTile<T> {
            warp;
   }
 
-  static __device__ __forceinline__ Pass pass_of(int plane, int heads, int group) {
-    const int batch = plane / heads, head = plane - batch * heads;
-    return Pass{batch, head, head * group};
+  template <typename Product>
+  __device__ __forceinline__ void ask(Product& product, const Pass& pass, const Coordinate& at,
+                                      int stage, int own_stage, bool is_inside) const {
+    if (!is_inside) product.copy_own(pass, own_stage);
+    product.copy(pass, at, stage);
+    ptx::copy_async_commit();
   }
 
   template <typename Product>
-  __device__ __forceinline__ void ask(Product& product, const Pass& next, const Coordinate& at,
-                                      int stage, int own_stage, bool is_same_pass) const {
-    if (!is_same_pass) product.copy_own(next, own_stage);
-    product.copy(next, Base::slab_at(at), stage);
-    ptx::copy_async_commit();
+  __device__ __forceinline__ void take(Product& product, const Pass& pass, const Coordinate& at,
+                                       int stage, bool ends) {
+    if (!Base::has_rows) return;
+    const int columns = columns_at(at);
+    if (!has_one_slab) laid = -1;
+    if (columns > 0) product.take(columns, at, stage);
+    if (ends) product.end(pass);
+  }
+
+  static __device__ __forceinline__ long long offset_in_plane(const Array& array,
+                                                              const Coordinate& at) {
+    return at.x * array.axis[0] + at.y * array.axis[1] + at.z * array.axis[2];
   }
 
   // What a warp sees along an axis. Bounds never decrease: the first and the last row tell.
@@ -335,7 +355,9 @@ struct GemmDenseTile : GemmTile<T> {
   }
 
   template <bool kHasMask>
-  __device__ __forceinline__ void lay(const Part& part, const Window& slab, int first) {
+  __device__ __forceinline__ void lay(const Coordinate& slab_begin, int first) {
+    const Window slab = Base::slab_at(slab_begin);
+    const Part part(Base::part_of(slab));
     const int y = slab.y.end - slab.y.begin, z = slab.z.end - slab.z.begin;
     const int columns = part.columns();
     const int count = min_of((columns - first + kChunk - 1) / kChunk * kChunk, kColumns);

@@ -1,6 +1,7 @@
 // Fragments of a left factor in memory: 16 rows and 16 columns at a time, lanes beside each other.
 #pragma once
 
+#include "../../common/pack.cuh"
 #include "products.cuh"
 
 namespace cupyna {
@@ -35,13 +36,19 @@ __device__ __forceinline__ FragmentBlock<T> load_block(const char* blocks, int g
 template <typename T>
 __device__ __forceinline__ FragmentBlock<T> block_of(const Wide<T> (&low)[4],
                                                      const Wide<T> (&high)[4]) {
-  FragmentBlock<T> block;
+  if constexpr (sizeof(T) == 2) {
+    uint4 words{pack<T>(low[0], low[1]), pack<T>(low[2], low[3]), pack<T>(high[0], high[1]),
+                pack<T>(high[2], high[3])};
+    return *reinterpret_cast<const FragmentBlock<T>*>(&words);
+  } else {
+    FragmentBlock<T> block;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    block.element[i] = narrow<T>(low[i]);
-    block.element[4 + i] = narrow<T>(high[i]);
+    for (int i = 0; i < 4; ++i) {
+      block.element[i] = low[i];
+      block.element[4 + i] = high[i];
+    }
+    return block;
   }
-  return block;
 }
 
 }  // namespace cupyna

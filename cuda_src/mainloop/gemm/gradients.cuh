@@ -22,7 +22,7 @@ struct alignas(8) GemmStatistics {
 template <typename T, Side kSide>
 struct GemmGradients : GemmDenseTile<T> {
   using Tile = GemmDenseTile<T>;
-  using Tile::params, Tile::shared, Tile::warp, Tile::lane, Tile::head;
+  using Tile::params, Tile::shared, Tile::warp, Tile::lane;
   using typename Tile::Pass;
   using typename Tile::Shared;
   using Chunk = GemmChunk<T>;
@@ -51,6 +51,8 @@ struct GemmGradients : GemmDenseTile<T> {
     Tile::lay_offsets(offsets, params.key);
     Tile::lay_offsets(offsets + params.slab_rows, params.value);
     if constexpr (kIsOfKeys) Tile::lay_offsets(offsets + 2 * params.slab_rows, params.statistics);
+    Tile::lay_own_offsets(own_offsets(), params.query);
+    Tile::lay_own_offsets(own_offsets() + Tile::kRows, params.dout);
     __syncthreads();
     Tile::walk(*this, params.heads, 1);
   }
@@ -58,23 +60,23 @@ struct GemmGradients : GemmDenseTile<T> {
   __device__ __forceinline__ void copy_own(const Pass& pass, int of_stage) const {
     const int of_head = kIsOfKeys ? pass.head / params.head_group : pass.head;
     char* const to = owns + of_stage * Tile::kRows * (pitch + value_pitch);
-    Tile::copy_tile(to, params.query, pass, of_head, params.channels,
+    Tile::copy_tile(to, params.query, own_offsets(), pass, of_head, params.channels,
                     params.is_vector(kQueryArray));
-    Tile::copy_tile(to + Tile::kRows * pitch, params.dout, pass, of_head, params.value_channels,
-                    params.is_vector(kDoutArray));
+    Tile::copy_tile(to + Tile::kRows * pitch, params.dout, own_offsets() + Tile::kRows, pass,
+                    of_head, params.value_channels, params.is_vector(kDoutArray));
   }
 
-  __device__ __forceinline__ void copy(const Pass& pass, const Window& slab, int of_stage) const {
+  __device__ __forceinline__ void copy(const Pass& pass, const Coordinate& at, int of_stage) const {
     const int of_head = kIsOfKeys ? pass.head : pass.head / params.head_group;
-    Tile::copy_slab(rows_of(of_stage), slab, params.key, offsets, pass, of_head, 0, params.channels,
+    Tile::copy_slab(rows_of(of_stage), at, params.key, offsets, pass, of_head, 0, params.channels,
                     pitch, params.is_vector(kKeyArray));
-    Tile::copy_slab(values_of(of_stage), slab, params.value, offsets + params.slab_rows, pass,
+    Tile::copy_slab(values_of(of_stage), at, params.value, offsets + params.slab_rows, pass,
                     of_head, 0, params.value_channels, value_pitch, params.is_vector(kValueArray));
     if constexpr (kIsOfKeys) {
       const GemmStatistics* data = static_cast<const GemmStatistics*>(params.statistics.data) +
-                                   Tile::corner_of(slab, params.statistics, pass, of_head);
-      const Part part(slab);
-      for (int row = threadIdx.x; row < part.columns(); row += Tile::kThreads) {
+                                   Tile::slab_offset(params.statistics, pass, of_head, at);
+      const int rows = Tile::slab_rows(at);
+      for (int row = threadIdx.x; row < rows; row += Tile::kThreads) {
         ptx::copy_async_8(ptx::shared_address(statistics_of(of_stage) + row),
                           data + offsets[2 * params.slab_rows + row], 8);
       }
@@ -89,17 +91,16 @@ struct GemmGradients : GemmDenseTile<T> {
     if constexpr (kIsOfKeys) {
       weights = Tile::fragments_of(params.weights, pass);
     } else {
-      load_statistics();
+      load_statistics(pass);
     }
   }
 
   __device__ __forceinline__ void end(const Pass&) const {}
 
-  __device__ __forceinline__ void take(const Part& part, const Window& slab, int of_stage) {
-    const int columns = part.columns();
+  __device__ __forceinline__ void take(int columns, const Coordinate& slab, int of_stage) {
 #pragma unroll 1
     for (int first = 0; first < columns; first += Tile::kChunk) {
-      const int at = Tile::template lay_columns<true>(part, slab, first);
+      const int at = Tile::template lay_columns<true>(slab, first);
       with_tiles<kChunkTiles<T>>((columns - first + 7) / 8, [&](auto tiles) {
         leave_chunk<decltype(tiles)::kCount>(at, (columns - first + 15) / 16, of_stage);
       });
@@ -109,6 +110,9 @@ struct GemmGradients : GemmDenseTile<T> {
   }
 
  private:
+  __device__ __forceinline__ long long* own_offsets() const {
+    return offsets + (kIsOfKeys ? 3 : 2) * params.slab_rows;
+  }
   __device__ __forceinline__ int slab_bytes() const {
     // Rows begin on 16 bytes.
     const int statistics = kIsOfKeys ? (params.slab_rows + 1) / 2 * 16 : 0;
@@ -196,19 +200,19 @@ struct GemmGradients : GemmDenseTile<T> {
   }
 
   // Four lanes share rows l / 4 and l / 4 + 8.
-  __device__ __forceinline__ void load_statistics() {
+  __device__ __forceinline__ void load_statistics(const Pass& pass) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = Tile::row_of(half);
-      delta[half] = row_sum_of<T>(params, Tile::offset_of_row(params.dout, row, head),
-                                  Tile::offset_of_row(params.output, row, head),
-                                  Tile::offset_of_row(params.dlse, row, head));
-      lse[half] =
-          static_cast<const float*>(params.lse.data)[Tile::offset_of_row(params.lse, row, head)] *
-          Exponential<float>::kUnit;
+      delta[half] = row_sum_of<T>(params, Tile::offset_of_row(params.dout, row, pass, pass.head),
+                                  Tile::offset_of_row(params.output, row, pass, pass.head),
+                                  Tile::offset_of_row(params.dlse, row, pass, pass.head));
+      lse[half] = static_cast<const float*>(
+                      params.lse.data)[Tile::offset_of_row(params.lse, row, pass, pass.head)] *
+                  Exponential<float>::kUnit;
       if (lane % 4 != 0 || !shared.tokens[row].is_real) continue;
       GemmStatistics* const left = static_cast<GemmStatistics*>(params.statistics.data) +
-                                   Tile::offset_of_row(params.statistics, row, head);
+                                   Tile::offset_of_row(params.statistics, row, pass, pass.head);
       *left = GemmStatistics{lse[half], delta[half]};
     }
   }

@@ -193,11 +193,8 @@ struct GemmProducts {
       }
     } else {
       const unsigned right = ptx::shared_address(slab) + rows[lane % 16] * pitch + lane / 16 * 16;
-      unsigned a[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        a[i] = both(block.element[2 * i], block.element[2 * i + 1]);
-      }
+      const uint4 words = *reinterpret_cast<const uint4*>(&block);
+      const unsigned a[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
       for (int pair = 0; pair < kCount / 2; ++pair) {
         unsigned b[4];
@@ -206,11 +203,6 @@ struct GemmProducts {
         ptx::mma_m16n8k16<T>(sums[2 * pair + 1], a, b[2], b[3]);
       }
     }
-  }
-
-  static __device__ __forceinline__ unsigned both(const T& low, const T& high) {
-    return *reinterpret_cast<const unsigned short*>(&low) |
-           static_cast<unsigned>(*reinterpret_cast<const unsigned short*>(&high)) << 16;
   }
 
   static __device__ __forceinline__ void split(const unsigned (&a)[4], unsigned (&big)[4],

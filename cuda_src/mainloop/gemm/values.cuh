@@ -17,7 +17,7 @@ namespace cupyna {
 template <typename T, int kChannels>
 struct GemmValues : GemmDenseTile<T> {
   using Tile = GemmDenseTile<T>;
-  using Tile::params, Tile::shared, Tile::warp, Tile::lane, Tile::head;
+  using Tile::params, Tile::shared, Tile::warp, Tile::lane;
   using typename Tile::Pass;
   using typename Tile::Shared;
   using Number = Wide<T>;
@@ -26,6 +26,7 @@ struct GemmValues : GemmDenseTile<T> {
 
   char* const memory;
   long long* const offsets;
+  int own_stage;
   int chunks_asked;  // of the pass whose slabs are asked for
   Number largest[2];
   Number sums[kTiles][4];
@@ -33,7 +34,8 @@ struct GemmValues : GemmDenseTile<T> {
   __device__ GemmValues(const GemmParams& given, Shared& shared, char* memory)
       : Tile(given, shared, given.is_transposed ? Side::kKey : Side::kQuery),
         memory(memory),
-        offsets(reinterpret_cast<long long*>(memory + given.stages * stage_bytes())) {}
+        offsets(reinterpret_cast<long long*>(
+            memory + given.stages * (stage_bytes() + Tile::kWarps * kMaximaBytes))) {}
 
   __device__ __forceinline__ void compute() {
     Tile::place();
@@ -43,14 +45,20 @@ struct GemmValues : GemmDenseTile<T> {
     Tile::walk(*this, params.heads / group, group);
   }
 
-  __device__ __forceinline__ void copy_own(const Pass&, int) { chunks_asked = 0; }
+  // Asks for the sums of the rows, which end each of them.
+  __device__ __forceinline__ void copy_own(const Pass& pass, int of_stage) {
+    chunks_asked = 0;
+    if (params.maxima == nullptr || !Tile::has_rows) return;
+    const Number* totals = Tile::maxima_of(pass) + params.chunks * Tile::kWarpRows;
+    ask(totals_of(of_stage), reinterpret_cast<const char*>(totals), kMaximaBytes);
+  }
 
-  __device__ __forceinline__ void copy(const Pass& pass, const Window& slab, int of_stage) {
+  __device__ __forceinline__ void copy(const Pass& pass, const Coordinate& at, int of_stage) {
     const int of_head = params.is_transposed ? pass.query_head : pass.head / params.head_group;
-    Tile::copy_slab(slab_of(of_stage), slab, params.key, offsets, pass, of_head, first_channel(),
+    Tile::copy_slab(slab_of(of_stage), at, params.key, offsets, pass, of_head, first_channel(),
                     channels(), pitch(), params.is_vector(kKeyArray));
-    const int columns = Part(Tile::part_of(slab)).columns();
-    if (!Tile::has_rows || columns == 0) return;
+    const int columns = Tile::columns_at(at);
+    if (columns == 0) return;
     const char* from = Tile::fragments_of(params.weights, pass) +
                        chunks_asked * (Tile::kChunk / 16 * kBlockBytes<T>);
     ask(blocks_of(of_stage), from, (columns + 15) / 16 * kBlockBytes<T>);
@@ -62,18 +70,18 @@ struct GemmValues : GemmDenseTile<T> {
     chunks_asked += chunks;
   }
 
-  __device__ __forceinline__ void begin(const Pass&, bool is_first, int) {
+  __device__ __forceinline__ void begin(const Pass&, bool is_first, int of_stage) {
     if (is_first) clear(sums);
+    own_stage = of_stage;
     largest[0] = largest[1] = -Number(infinity());
   }
 
-  __device__ __forceinline__ void take(const Part& part, const Window& slab, int of_stage) {
-    const int columns = part.columns();
+  __device__ __forceinline__ void take(int columns, const Coordinate& slab, int of_stage) {
     const char* blocks = blocks_of(of_stage);
     const Number* maxima = reinterpret_cast<const Number*>(maxima_of_stage(of_stage));
 #pragma unroll 1
     for (int first = 0; first < columns; first += Tile::kChunk) {
-      const int at = Tile::template lay_columns<false>(part, slab, first);
+      const int at = Tile::template lay_columns<false>(slab, first);
       if (params.maxima != nullptr) {
         rescale(maxima);
         maxima += Tile::kWarpRows;
@@ -95,17 +103,15 @@ struct GemmValues : GemmDenseTile<T> {
   }
 
   __device__ __forceinline__ void end(const Pass& pass) const {
-    const Number* totals = params.maxima == nullptr
-                               ? nullptr
-                               : Tile::maxima_of(pass) + params.chunks * Tile::kWarpRows;
+    const Number* totals = reinterpret_cast<const Number*>(totals_of(own_stage));
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = Tile::row_of(half);
       if (!shared.tokens[row].is_real) continue;
       Number factor = Number(params.scale);
-      if (totals != nullptr) factor /= totals[half * 8 + lane / 4];
+      if (params.maxima != nullptr) factor /= totals[half * 8 + lane / 4];
       T* const to = static_cast<T*>(params.query.data) +
-                    Tile::offset_of_row(params.query, row, head) +
+                    Tile::offset_of_row(params.query, row, pass, pass.head) +
                     first_channel() * params.query.channel;
       store_row<T>(to, sums, half, channels(), params.query.channel, params.is_vector(kQueryArray),
                    factor);
@@ -133,6 +139,9 @@ struct GemmValues : GemmDenseTile<T> {
   __device__ __forceinline__ int stage_bytes() const {
     return params.slab_rows * pitch() + Tile::kWarps * (blocks_bytes() + maxima_bytes());
   }
+  __device__ __forceinline__ char* totals_of(int of_stage) const {
+    return memory + params.stages * stage_bytes() + (of_stage * Tile::kWarps + warp) * kMaximaBytes;
+  }
   __device__ __forceinline__ char* slab_of(int of_stage) const {
     return memory + of_stage * stage_bytes();
   }
@@ -157,8 +166,9 @@ struct GemmValues : GemmDenseTile<T> {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const Number most = maxima[half * 8 + lane / 4];
-      factors[half] =
-          most == largest[half] ? Number(1) : Exponential<Number>::of(largest[half] - most);
+      // Nothing was summed before the first chunk.
+      const bool stays = most == largest[half] || largest[half] == -Number(infinity());
+      factors[half] = stays ? Number(1) : Exponential<Number>::of(largest[half] - most);
       largest[half] = most;
     }
     if (!__any_sync(0xffffffffu, factors[0] != 1 || factors[1] != 1)) return;

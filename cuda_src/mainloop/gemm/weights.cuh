@@ -15,7 +15,7 @@ namespace cupyna {
 template <typename T>
 struct GemmWeights : GemmDenseTile<T> {
   using Tile = GemmDenseTile<T>;
-  using Tile::params, Tile::shared, Tile::warp, Tile::lane, Tile::head;
+  using Tile::params, Tile::shared, Tile::warp, Tile::lane;
   using typename Tile::Pass;
   using typename Tile::Shared;
   using Number = Wide<T>;
@@ -40,25 +40,27 @@ struct GemmWeights : GemmDenseTile<T> {
   __device__ __forceinline__ void compute() {
     Tile::place();
     Tile::lay_offsets(offsets, params.key);
+    Tile::lay_own_offsets(offsets + params.slab_rows, params.query);
     __syncthreads();
     Tile::walk(*this, params.heads, 1);
   }
 
   __device__ __forceinline__ void copy_own(const Pass& pass, int of_stage) const {
-    Tile::copy_tile(queries + of_stage * Tile::kRows * pitch, params.query, pass, pass.head,
-                    params.channels, params.is_vector(kQueryArray));
+    Tile::copy_tile(queries + of_stage * Tile::kRows * pitch, params.query,
+                    offsets + params.slab_rows, pass, pass.head, params.channels,
+                    params.is_vector(kQueryArray));
   }
 
-  __device__ __forceinline__ void copy(const Pass& pass, const Window& slab, int of_stage) const {
-    Tile::copy_slab(slab_of(of_stage), slab, params.key, offsets, pass,
-                    pass.head / params.head_group, 0, params.channels, pitch,
-                    params.is_vector(kKeyArray));
+  __device__ __forceinline__ void copy(const Pass& pass, const Coordinate& at, int of_stage) const {
+    Tile::copy_slab(slab_of(of_stage), at, params.key, offsets, pass, pass.head / params.head_group,
+                    0, params.channels, pitch, params.is_vector(kKeyArray));
   }
 
   __device__ __forceinline__ void begin(const Pass& pass, bool, int own_stage) {
     own = queries + (own_stage * Tile::kRows + warp * Tile::kWarpRows) * pitch;
     target = Tile::fragments_of(params.weights, pass);
     maxima = Tile::maxima_of(pass);
+    if (lane == 0) shared.heads[warp] = pass.head;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       largest[half] = -Number(infinity());
@@ -66,13 +68,12 @@ struct GemmWeights : GemmDenseTile<T> {
     }
   }
 
-  __device__ __forceinline__ void take(const Part& part, const Window& slab, int of_stage) {
-    const int columns = part.columns();
+  __device__ __forceinline__ void take(int columns, const Coordinate& slab, int of_stage) {
 #pragma unroll 1
     for (int first = 0; first < columns; first += Tile::kChunk) {
-      const int at = Tile::template lay_columns<true>(part, slab, first);
+      const int at = Tile::template lay_columns<true>(slab, first);
       with_tiles<kChunkTiles<T>>((columns - first + 7) / 8, [&](auto tiles) {
-        leave_chunk<decltype(tiles)::kCount>(part, at, first, of_stage);
+        leave_chunk<decltype(tiles)::kCount>(slab, at, first, columns, of_stage);
       });
       target += Tile::kChunk / 16 * kBlockBytes<T>;
       maxima += Tile::kWarpRows;
@@ -90,7 +91,7 @@ struct GemmWeights : GemmDenseTile<T> {
       totals[half * 8 + lane / 4] = sum;
       const int row = Tile::row_of(half);
       if (params.lse.data == nullptr || !shared.tokens[row].is_real) continue;
-      static_cast<Number*>(params.lse.data)[Tile::offset_of_row(params.lse, row, head)] =
+      static_cast<Number*>(params.lse.data)[Tile::offset_of_row(params.lse, row, pass, pass.head)] =
           largest[half] * Exponential<Number>::kNatural + logarithm(sum);
     }
   }
@@ -101,19 +102,20 @@ struct GemmWeights : GemmDenseTile<T> {
   }
 
   template <int kCount>
-  __device__ __forceinline__ void leave_chunk(const Part& part, int at, int first, int of_stage) {
+  __device__ __forceinline__ void leave_chunk(const Coordinate& slab, int at, int first,
+                                              int columns, int of_stage) {
     Chunk scores = {};
     GemmProducts<T>::template multiply_rows<kCount, 1>(scores, own, slab_of(of_stage), pitch,
                                                        Tile::padded_bytes(params.channels),
                                                        shared.rows[warp] + at, params.is_precise);
     Number unit = Number(params.scale) * Exponential<Number>::kUnit;
     if (params.bias.data != nullptr || !(unit > 0)) {
-      finish<kCount>(scores, part, at, first, unit);
+      finish<kCount>(scores, slab, at, first, unit);
       unit = 1;
     }
     if (!Tile::template is_dense<8 * kCount>(at)) mask<kCount>(scores, at);
     exponentiate<kCount>(scores, unit);
-    const int groups = min_of((part.columns() - first + 15) / 16, kCount / 2);
+    const int groups = min_of((columns - first + 15) / 16, kCount / 2);
 #pragma unroll
     for (int group = 0; group < kCount / 2; ++group) {
       if (group >= groups) break;
@@ -136,7 +138,7 @@ struct GemmWeights : GemmDenseTile<T> {
 
   // Where a bias is added, or the scale is not positive, maxima are those of finished scores.
   template <int kCount>
-  __device__ __forceinline__ void finish(Chunk& scores, const Part& part, int at, int first,
+  __device__ __forceinline__ void finish(Chunk& scores, const Coordinate& slab, int at, int first,
                                          Number unit) const {
 #pragma unroll
     for (int n = 0; n < kCount; ++n) {
@@ -144,6 +146,7 @@ struct GemmWeights : GemmDenseTile<T> {
       for (int i = 0; i < 4; ++i) scores[n][i] *= unit;
     }
     if (params.bias.data == nullptr) return;
+    const Part part(Tile::part_of(Tile::slab_at(slab)));
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       bool is_real;
@@ -158,7 +161,7 @@ struct GemmWeights : GemmDenseTile<T> {
           const T bias = *params.bias.template at<const T>(
               0, part.origin.x + in.x - query.x + params.axis[0].kernel_size - 1,
               part.origin.y + in.y - query.y + params.axis[1].kernel_size - 1,
-              part.origin.z + in.z - query.z + params.axis[2].kernel_size - 1, head);
+              part.origin.z + in.z - query.z + params.axis[2].kernel_size - 1, shared.heads[warp]);
           scores[n][2 * half + i] += widen(bias) * Exponential<Number>::kUnit;
         }
       }

@@ -204,17 +204,19 @@ def smem_bytes(problem: Problem, kind: Kind, cut: Cut, stages: int) -> int:
         blocks = cut.part_groups * 16 * WARP_ROWS * size
         chunks = -(-cut.part_groups * 16 // chunk_of(size))
         maxima = chunks * WARP_ROWS * max(size, 4)
-        return stages * (slab_rows * row + WARPS * (blocks + maxima)) + _OFFSET * slab_rows
+        totals = WARP_ROWS * max(size, 4)
+        stage = slab_rows * row + WARPS * (blocks + maxima + totals)
+        return stages * stage + _OFFSET * slab_rows
     if kind in ("score_gradients", "gradients"):
         both = row_bytes(problem.head_dim, size) + row_bytes(problem.value_dim, size)
         if kind == "score_gradients":
             return (ROWS + stages * slab_rows) * both + 2 * stage_bytes(size)
         # Statistics of the queries of a slab, two numbers each.
         statistics = -(-slab_rows // 2) * 16
-        return stages * ((ROWS + slab_rows) * both + statistics) + 3 * _OFFSET * slab_rows
+        return stages * ((ROWS + slab_rows) * both + statistics) + _OFFSET * (3 * slab_rows + 2 * ROWS)
     if kind == "weights":
         row = row_bytes(problem.head_dim, size)
-        return stages * (ROWS + slab_rows) * row + _OFFSET * slab_rows
+        return stages * (ROWS + slab_rows) * row + _OFFSET * (slab_rows + ROWS)
     # Scores of queries and keys, or gradients of weights from values.
     row = row_bytes(max(problem.head_dim, problem.value_dim), size)
     return (ROWS + stages * slab_rows) * row + stage_bytes(size)
