@@ -46,7 +46,7 @@ struct GemmDenseTile : GemmTile<T> {
   int laid = -1;            // first column that is laid, of the part at hand
   unsigned dense_runs = 0;  // bits of 32 columns that all rows see, from `laid` on
   bool has_one_slab;
-  int rows_of_slab, columns_of_box;  // where that is so
+  int rows_of_slab, columns_of_box;  // where that is so; no columns of a warp without rows
 
   __device__ GemmDenseTile(const GemmParams& params, Shared& shared, Side side)
       : Base(params, shared, side), shared(shared) {}
@@ -175,7 +175,8 @@ struct GemmDenseTile : GemmTile<T> {
 
   // Columns of this warp in the slab at `at`.
   __device__ __forceinline__ int columns_at(const Coordinate& at) const {
-    return has_one_slab ? columns_of_box : Part(Base::part_of(Base::slab_at(at))).columns();
+    if (has_one_slab || !Base::has_rows) return columns_of_box;
+    return Part(Base::part_of(Base::slab_at(at))).columns();
   }
 
   // Walks the boxes of all planes of this block, `heads` heads and `group` passes each. `product`
