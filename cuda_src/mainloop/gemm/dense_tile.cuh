@@ -18,7 +18,7 @@ struct GemmDenseTile : GemmTile<T> {
   using Base::params, Base::warp, Base::lane, Base::side;
   // Columns that are laid at a time, and positions whose words are kept.
   static constexpr int kColumns = 256;
-  static constexpr int kPositions = 128;
+  static constexpr int kPositions = 192;
   static constexpr unsigned kAllRows = (1u << kWarpRows) - 1;
 
   struct Token {

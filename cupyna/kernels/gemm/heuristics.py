@@ -47,9 +47,10 @@ Kind = Literal[
 class _Costs:
     """Clocks of a block of threads, were it alone on its multiprocessor.
 
-    Fitted to some 200 plans of 7 problems in float16 measured on an H200, with a root-mean-square
-    error of 6 to 10 %. Several blocks take `overlap` of each other's time: n of them are n to the
-    power of it as fast as one.
+    Fitted on an H200: those of rows of slots to some 200 plans of 7 problems in float16, those of
+    fragments to 540 plans of 26 problems in float16 and float32, with root-mean-square errors of 6
+    to 10 % and 7 to 15 %. Several blocks take `overlap` of each other's time: n of them are n to
+    the power of it as fast as one.
     """
 
     tile: float  # once
@@ -59,19 +60,29 @@ class _Costs:
     product: float  # a group and 64 channels
     copy: float  # 256 bytes
     overlap: float
+    alone: float = 0  # a slab, where shared memory holds only one
 
 
-_COSTS: dict[Kind, _Costs] = {
-    "scores": _Costs(4830, 2220, 1090, 260, 310, 2, 0.7),
-    "outputs": _Costs(3060, 1650, 880, 50, 330, 27, 0.7),
-    "score_gradients": _Costs(7460, 2870, 1560, 35, 270, 21, 0.7),
-    "inverse": _Costs(3690, 2740, 0, 340, 150, 47, 0.7),
-    "weights": _Costs(3000, 1500, 500, 60, 100, 8, 0.7),
-    "values": _Costs(2500, 1200, 300, 40, 80, 8, 0.7),
-    "gradients": _Costs(4500, 2000, 800, 100, 100, 8, 0.7),
+# Of 16-bit elements, and of float32 in three products.
+_COSTS = {
+    ("scores", 2): _Costs(4830, 2220, 1090, 260, 310, 2, 0.7),
+    ("outputs", 2): _Costs(3060, 1650, 880, 50, 330, 27, 0.7),
+    ("score_gradients", 2): _Costs(7460, 2870, 1560, 35, 270, 21, 0.7),
+    ("inverse", 2): _Costs(3690, 2740, 0, 340, 150, 47, 0.7),
+    ("scores", 4): _Costs(4830, 2220, 1090, 260, 1395, 2, 0.7),
+    ("outputs", 4): _Costs(3060, 1650, 880, 50, 1485, 27, 0.7),
+    ("score_gradients", 4): _Costs(7460, 2870, 1560, 35, 1215, 21, 0.7),
+    ("inverse", 4): _Costs(3690, 2740, 0, 340, 675, 47, 0.7),
+    ("weights", 2): _Costs(400, 1380, 510, 110, 130, 21, 0.4, 160),
+    ("values", 2): _Costs(600, 1990, 0, 86, 16, 34, 0.55, 470),
+    ("gradients", 2): _Costs(820, 3190, 0, 210, 96, 27, 0.6, 455),
+    ("weights", 4): _Costs(380, 1710, 270, 117, 890, 22, 0.5, 220),
+    ("values", 4): _Costs(640, 2070, 0, 84, 546, 29, 0.55, 515),
+    ("gradients", 4): _Costs(1900, 3040, 295, 0, 497, 30, 0.6, 390),
 }
-_PRODUCT_SCALE = {"float16": 1.0, "bfloat16": 1.0, "float32": 4.5, "float64": 12.0}
-_TF32_SCALE = 3.0
+# Products beside those of float32 in three.
+_TF32_SCALE = 0.67
+_FLOAT64_SCALE = 2.7
 _CLOCKS_PER_US = 1750.0
 
 # Kernels that read or write rows of slots.
@@ -213,7 +224,9 @@ def smem_bytes(problem: Problem, kind: Kind, cut: Cut, stages: int) -> int:
             return (ROWS + stages * slab_rows) * both + 2 * stage_bytes(size)
         # Statistics of the queries of a slab, two numbers each.
         statistics = -(-slab_rows // 2) * 16
-        return stages * ((ROWS + slab_rows) * both + statistics) + _OFFSET * (3 * slab_rows + 2 * ROWS)
+        return stages * ((ROWS + slab_rows) * both + statistics) + _OFFSET * (
+            3 * slab_rows + 2 * ROWS
+        )
     if kind == "weights":
         row = row_bytes(problem.head_dim, size)
         return stages * (ROWS + slab_rows) * row + _OFFSET * (slab_rows + ROWS)
@@ -343,7 +356,7 @@ def _time_us(
     stages: int,
     smem: int,
 ) -> float:
-    costs = _COSTS[kind]
+    costs = _COSTS[kind, min(problem.item_bytes, 4)]
     tile = tuple(a * b for a, b in zip(warp_tile, warps, strict=True))
     plan, box = _boxes(problem, side, tile)
     _, own = _boxes(problem, side, warp_tile)
@@ -353,19 +366,23 @@ def _time_us(
     width = channels
     if kind in ("score_gradients", "gradients"):
         width = problem.head_dim + problem.value_dim
-    product = costs.product * _PRODUCT_SCALE[problem.dtype]
-    if problem.dtype == "float32" and problem.allow_tf32:
-        product = costs.product * _TF32_SCALE
+    channel_blocks = 1
+    if kind in ("outputs", "inverse", "values"):
+        of_block = channels_of(problem.dtype, channels)
+        channel_blocks = -(-channels // of_block)
+        width = min(width, of_block)
+    product = costs.product
+    if problem.item_bytes == 8:
+        product *= _FLOAT64_SCALE
+    elif problem.item_bytes == 4 and problem.allow_tf32:
+        product *= _TF32_SCALE
     clocks = (
         costs.tile
-        + costs.slab * slabs
+        + (costs.slab + (costs.alone if stages == 1 else 0)) * slabs
         + costs.chunk * chunks
         + (costs.group + product * width / 64) * groups
         + costs.copy * rows * width * problem.item_bytes / 256
     )
-    channel_blocks = 1
-    if kind in ("outputs", "inverse", "values"):
-        channel_blocks = -(-channels // channels_of(problem.dtype, channels))
     blocks = problem.batch * problem.heads * plan.counts.tiles * channel_blocks
     resident = blocks_on_device(problem, device, kind, channels, smem) // device.processors
     waves = max(1.0, device.processors / blocks)
