@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cupyna.backends.gemm import CudaGemm
 from cupyna.dispatch import candidates
-from cupyna.kernels.gemm.heuristics import Kind, gemm_plan, smem_bytes
+from cupyna.kernels.gemm.heuristics import COMPACT, Kind, gemm_plan, smem_bytes
 from cupyna.kernels.gemm.shapes import MOST_SLAB_ROWS, SMEM_BYTES, WARP_ROWS, WARPS, chunk_of
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import problems
@@ -20,7 +20,7 @@ from cupyna.tiles import TilePlan
 H200 = DeviceSpec(
     "H200", "cuda", 0, 132, (9, 0), 232448, 60 * 2**20, bytes_per_us=4.8e6, flops_per_us=6.7e7
 )
-KINDS: tuple[Kind, ...] = ("forward", "scores", "score_gradients", "outputs", "inverse")
+KINDS: tuple[Kind, ...] = ("forward", "query_gradients", "key_gradients", *COMPACT)
 
 
 @given(
@@ -40,28 +40,28 @@ def test_a_slab_holds_what_a_chunk_names(problem: Problem, long: bool, kind: Kin
         return
     assert math.prod(plan.warp_tile) == WARP_ROWS and math.prod(plan.warps) == WARPS
     assert plan.smem_bytes <= SMEM_BYTES
-    assert plan.smem_bytes == smem_bytes(problem, kind, plan.slab_rows, plan.stages)
+    assert plan.smem_bytes == smem_bytes(problem, kind, plan.cut, plan.stages)
 
+    cut = plan.cut
     boxes = TilePlan(problem.axes, plan.tile, plan.tile, plan.side)
     own = TilePlan(problem.axes, plan.warp_tile, plan.warp_tile, plan.side)
     chunk = chunk_of(problem.item_bytes)
+    keeps_slots = kind in COMPACT and plan.side == "query"
     for tile in boxes.tiles():
         extents = list(tile.box_shape)
-        if plan.side == "query":
+        if keeps_slots:
             extents = [max(e, k) for e, k in zip(extents, problem.kernel_size, strict=True)]
-        rows = min(plan.slab, extents[plan.split]) * math.prod(extents[plan.split + 1 :])
-        assert rows <= plan.slab_rows <= MOST_SLAB_ROWS
-        slabs = math.prod(tile.box_shape[: plan.split]) * -(
-            -tile.box_shape[plan.split] // plan.slab
-        )
-        assert plan.stages == 2 or slabs == 1
-    if plan.side == "query":
-        for tile in own.tiles():
-            extents = [max(e, k) for e, k in zip(tile.box_shape, problem.kernel_size, strict=True)]
-            columns = min(plan.slab, extents[plan.split]) * math.prod(extents[plan.split + 1 :])
-            met = -(-extents[plan.split] // plan.slab) + 1
-            chunks = met * math.prod(extents[: plan.split]) * -(-columns // chunk)
-            assert chunks <= plan.chunks
+        rows = min(cut.slab, extents[cut.split]) * math.prod(extents[cut.split + 1 :])
+        assert rows <= cut.slab_rows <= MOST_SLAB_ROWS
+        slabs = math.prod(tile.box_shape[: cut.split]) * -(-tile.box_shape[cut.split] // cut.slab)
+        assert slabs <= cut.slabs
+        assert kind not in COMPACT or plan.stages == 2 or slabs == 1
+    for tile in own.tiles():
+        extents = list(tile.box_shape)
+        columns = min(cut.slab, extents[cut.split]) * math.prod(extents[cut.split + 1 :])
+        assert columns <= 16 * cut.part_groups
+        met = -(-extents[cut.split] // cut.slab) + 1 if cut.slabs > 1 else 1
+        assert met * math.prod(extents[: cut.split]) * -(-columns // chunk) <= cut.chunks
 
 
 def test_the_shape_of_a_plan_follows_the_window() -> None:
@@ -69,8 +69,8 @@ def test_the_shape_of_a_plan_follows_the_window() -> None:
         16, (64, 64), 16, 16, 64, 64, "float16", (13, 13), (1, 1), (1, 1), (False, False)
     )  # fmt: skip
     plan = gemm_plan(plane, H200, "forward", 64)
-    # Warps of 4 x 4 need the fewest keys, and those of a block see the same slabs.
-    assert plan.warp_tile == (4, 4) and plan.warps == (1, 4)
+    # Warps of a block share the keys of a slab.
+    assert max(plan.warp_tile) <= 8 and plan.warps == (1, 4)
     line = replace(
         plane, spatial=(4096,), kernel_size=(511,), stride=(1,), dilation=(1,), is_causal=(False,)
     )

@@ -91,13 +91,15 @@ def test_attention_parameters() -> None:
 def test_gemm_parameters() -> None:
     axes = ((1, 1, 1, 1, 0), (8, 3, 1, 2, 0), (9, 5, 2, 1, 1))
     tiles = ((0, 0, 1), (1, 2, 3), (3, 0, 2))
-    arrays = {"query": (4096, 1, (2, 3, 4), 5, 6), "maxima": (512, 7, (8, 9, 10), 11, 12)}
+    arrays = {"query": (4096, 1, (2, 3, 4), 5, 6), "statistics": (512, 7, (8, 9, 10), 11, 12)}
     (packed,) = pack_gemm(
-        {**arrays, "scale": -0.5, "axis": axes, "tile": tiles, "slab": 7, "is_precise": 1}
-    )
+        {**arrays, "maxima": 1 << 40, "scale": -0.5, "axis": axes, "tile": tiles, "slab": 7,
+         "is_precise": 1}
+    )  # fmt: skip
     for name, (data, *_, channel) in arrays.items():
         assert (packed[name]["data"], packed[name]["channel"]) == (data, channel)
-    assert packed["maxima"]["axis"].tolist() == [8, 9, 10] and packed["key"]["data"] == 0
+    assert packed["statistics"]["axis"].tolist() == [8, 9, 10] and packed["key"]["data"] == 0
+    assert packed["maxima"] == 1 << 40
     assert [tuple(axis) for axis in packed["axis"]] == list(axes)
     assert [tuple(tile) for tile in packed["tile"]] == list(tiles)
     assert (packed["scale"], packed["slab"], packed["is_precise"]) == (-0.5, 7, 1)

@@ -29,7 +29,7 @@ from .shapes import (
     stage_bytes,
 )
 
-__all__ = ["Cut", "GemmPlan", "Kind", "blocks_on_device", "gemm_plan", "smem_bytes"]
+__all__ = ["COMPACT", "Cut", "GemmPlan", "Kind", "blocks_on_device", "gemm_plan", "smem_bytes"]
 
 Side = Literal["query", "key"]
 
@@ -86,7 +86,7 @@ _FLOAT64_SCALE = 2.7
 _CLOCKS_PER_US = 1750.0
 
 # Kernels that read or write rows of slots.
-_COMPACT: tuple[Kind, ...] = ("scores", "score_gradients", "outputs", "inverse")
+COMPACT: tuple[Kind, ...] = ("scores", "score_gradients", "outputs", "inverse")
 
 # Bytes of a row's place in a slab.
 _OFFSET = 8
@@ -266,8 +266,8 @@ def _plans(problem: Problem, device: DeviceSpec, kind: Kind, channels: int) -> I
             if cut.slab_rows > MOST_SLAB_ROWS:
                 continue
             # One stage leaves room for more blocks, two overlap copies with products.
-            fewest = min(cut.slabs, 2) if kind in _COMPACT else 1
-            for stages in {fewest, fewest if kind in _COMPACT else 2}:
+            fewest = min(cut.slabs, 2) if kind in COMPACT else 1
+            for stages in {fewest, fewest if kind in COMPACT else 2}:
                 smem = smem_bytes(problem, kind, cut, stages)
                 if smem > _budget(device):
                     continue

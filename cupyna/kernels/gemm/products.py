@@ -9,9 +9,8 @@ from cupyna.arrays.device_array import DeviceArray, has_vector_rows
 from cupyna.execution import Execution
 from cupyna.problem import Problem
 
+from .. import launch, loader
 from ..fused.params import axis_tiles
-from ..launch import launch
-from ..loader import load
 from ..params import (
     ABSENT,
     ArrayFields,
@@ -308,9 +307,11 @@ class GemmProducts:
     def _queue(
         self, variant: Variant, grid: tuple[int, ...], smem_bytes: int, fields: dict[str, Any]
     ) -> None:
-        kernel = load(variant, self._execution.device.index)
+        kernel = loader.load(variant, self._execution.device.index)
         params = pack_gemm(self._shared | fields)
-        launch(kernel, grid, (variant.threads, 1, 1), smem_bytes, self._execution.stream, params)
+        launch.launch(
+            kernel, grid, (variant.threads, 1, 1), smem_bytes, self._execution.stream, params
+        )
 
 
 def _planes_of_block(tiles: int, planes: int, slots: int) -> int:

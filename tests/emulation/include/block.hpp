@@ -170,6 +170,7 @@ inline unsigned __ballot_sync(unsigned, bool value) {
 inline bool __any_sync(unsigned, bool value) {
   return emulation::reduce<int>(value, [](int a, int b) { return a | b; });
 }
+inline bool __all_sync(unsigned mask, bool value) { return !__any_sync(mask, !value); }
 inline int __reduce_min_sync(unsigned, int value) {
   return emulation::reduce(value, [](int a, int b) { return std::min(a, b); });
 }
