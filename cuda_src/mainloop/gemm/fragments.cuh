@@ -16,7 +16,7 @@ __device__ __forceinline__ void store_block(char* blocks, int group,
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     reinterpret_cast<uint4*>(blocks)[(group * kVectors + i) * 32 + threadIdx.x % 32] =
-        reinterpret_cast<const uint4*>(&block)[i];
+        block.vectors[i];
   }
 }
 
@@ -26,7 +26,7 @@ __device__ __forceinline__ FragmentBlock<T> load_block(const char* blocks, int g
   FragmentBlock<T> block;
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
-    reinterpret_cast<uint4*>(&block)[i] =
+    block.vectors[i] =
         reinterpret_cast<const uint4*>(blocks)[(group * kVectors + i) * 32 + threadIdx.x % 32];
   }
   return block;
@@ -36,19 +36,18 @@ __device__ __forceinline__ FragmentBlock<T> load_block(const char* blocks, int g
 template <typename T>
 __device__ __forceinline__ FragmentBlock<T> block_of(const Wide<T> (&low)[4],
                                                      const Wide<T> (&high)[4]) {
+  FragmentBlock<T> block;
   if constexpr (sizeof(T) == 2) {
-    uint4 words{pack<T>(low[0], low[1]), pack<T>(low[2], low[3]), pack<T>(high[0], high[1]),
-                pack<T>(high[2], high[3])};
-    return *reinterpret_cast<const FragmentBlock<T>*>(&words);
+    block.vectors[0] = uint4{pack<T>(low[0], low[1]), pack<T>(low[2], low[3]),
+                             pack<T>(high[0], high[1]), pack<T>(high[2], high[3])};
   } else {
-    FragmentBlock<T> block;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      block.element[i] = low[i];
-      block.element[4 + i] = high[i];
+      block.at(i / 2, i % 2) = low[i];
+      block.at(i / 2, 2 + i % 2) = high[i];
     }
-    return block;
   }
+  return block;
 }
 
 }  // namespace cupyna

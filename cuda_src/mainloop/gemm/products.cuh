@@ -53,15 +53,16 @@ struct Tf32 {
 // A lane's elements of 16 rows and 16 columns, as sums own them: of two tiles of eight columns row
 // l / 4, columns 2 (l % 4) and the next, then row l / 4 + 8.
 template <typename T>
-struct alignas(16) FragmentBlock {
-  T element[8];
+struct FragmentBlock {
+  // Whole vectors: elements taken apart and put together again would cost instructions.
+  uint4 vectors[sizeof(T) / 2];
 
   // Column `i` of four: 2 (l % 4), the next, and those eight further on.
   __device__ __forceinline__ T& at(int half, int i) {
-    return element[i / 2 * 4 + half * 2 + i % 2];
+    return reinterpret_cast<T*>(vectors)[i / 2 * 4 + half * 2 + i % 2];
   }
   __device__ __forceinline__ const T& at(int half, int i) const {
-    return element[i / 2 * 4 + half * 2 + i % 2];
+    return reinterpret_cast<const T*>(vectors)[i / 2 * 4 + half * 2 + i % 2];
   }
 };
 
@@ -193,7 +194,7 @@ struct GemmProducts {
       }
     } else {
       const unsigned right = ptx::shared_address(slab) + rows[lane % 16] * pitch + lane / 16 * 16;
-      const uint4 words = *reinterpret_cast<const uint4*>(&block);
+      const uint4 words = block.vectors[0];
       const unsigned a[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
       for (int pair = 0; pair < kCount / 2; ++pair) {
