@@ -50,6 +50,7 @@ struct GemmParams {
   int slab_rows;       // most rows of a slab
   int stages;          // slabs in shared memory
   int chunks;          // most chunks of a warp
+  int groups;          // most groups of 16 columns of a warp
   int part_groups;     // most groups of 16 columns of a warp in one slab
   int vectors;         // bits of GemmArray
   int fills;           // whether slots without a key are written

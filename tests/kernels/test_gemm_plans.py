@@ -61,7 +61,9 @@ def test_a_slab_holds_what_a_chunk_names(problem: Problem, long: bool, kind: Kin
         columns = min(cut.slab, extents[cut.split]) * math.prod(extents[cut.split + 1 :])
         assert columns <= 16 * cut.part_groups
         met = -(-extents[cut.split] // cut.slab) + 1 if cut.slabs > 1 else 1
-        assert met * math.prod(extents[: cut.split]) * -(-columns // chunk) <= cut.chunks
+        parts = met * math.prod(extents[: cut.split])
+        assert parts * -(-columns // chunk) <= cut.chunks
+        assert parts * -(-columns // 16) <= cut.groups
 
 
 def test_the_shape_of_a_plan_follows_the_window() -> None:

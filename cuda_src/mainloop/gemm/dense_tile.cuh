@@ -79,10 +79,14 @@ struct GemmDenseTile : GemmTile<T> {
            offset_in_plane(array, Coordinate{at.x, at.y, at.z});
   }
 
+  // Groups of 16 columns of a chunk that begins with column `first`.
+  static __device__ __forceinline__ int groups_of(int columns, int first) {
+    return min_of(columns - first + 15, kChunk) / 16;
+  }
+
   // The fragments of a pass.
   __device__ __forceinline__ char* fragments_of(const Array& array, const Pass& pass) const {
-    return static_cast<char*>(array.data) +
-           warp_of(pass) * params.chunks * (kChunk / 16 * kBlockBytes<T>);
+    return static_cast<char*>(array.data) + warp_of(pass) * params.groups * kBlockBytes<T>;
   }
   __device__ __forceinline__ Wide<T>* maxima_of(const Pass& pass) const {
     return static_cast<Wide<T>*>(params.maxima) + warp_of(pass) * (params.chunks + 1) * kWarpRows;

@@ -104,8 +104,8 @@ struct GemmGradients : GemmDenseTile<T> {
       with_tiles<kChunkTiles<T>>((columns - first + 7) / 8, [&](auto tiles) {
         leave_chunk<decltype(tiles)::kCount>(at, (columns - first + 15) / 16, of_stage);
       });
-      gradients += Tile::kChunk / 16 * kBlockBytes<T>;
-      if constexpr (kIsOfKeys) weights += Tile::kChunk / 16 * kBlockBytes<T>;
+      gradients += Tile::groups_of(columns, first) * kBlockBytes<T>;
+      if constexpr (kIsOfKeys) weights += Tile::groups_of(columns, first) * kBlockBytes<T>;
     }
   }
 

@@ -27,7 +27,7 @@ struct GemmValues : GemmDenseTile<T> {
   char* const memory;
   long long* const offsets;
   int own_stage;
-  int chunks_asked;  // of the pass whose slabs are asked for
+  int chunks_asked, groups_asked;  // of the pass whose slabs are asked for
   Number largest[2];
   Number sums[kTiles][4];
 
@@ -47,7 +47,7 @@ struct GemmValues : GemmDenseTile<T> {
 
   // Asks for the sums of the rows, which end each of them.
   __device__ __forceinline__ void copy_own(const Pass& pass, int of_stage) {
-    chunks_asked = 0;
+    chunks_asked = groups_asked = 0;
     if (params.maxima == nullptr || !Tile::has_rows) return;
     const Number* totals = Tile::maxima_of(pass) + params.chunks * Tile::kWarpRows;
     ask(totals_of(of_stage), reinterpret_cast<const char*>(totals), kMaximaBytes);
@@ -59,8 +59,7 @@ struct GemmValues : GemmDenseTile<T> {
                     channels(), pitch(), params.is_vector(kKeyArray));
     const int columns = Tile::columns_at(at);
     if (columns == 0) return;
-    const char* from = Tile::fragments_of(params.weights, pass) +
-                       chunks_asked * (Tile::kChunk / 16 * kBlockBytes<T>);
+    const char* from = Tile::fragments_of(params.weights, pass) + groups_asked * kBlockBytes<T>;
     ask(blocks_of(of_stage), from, (columns + 15) / 16 * kBlockBytes<T>);
     const int chunks = (columns + Tile::kChunk - 1) / Tile::kChunk;
     if (params.maxima != nullptr) {
@@ -68,6 +67,7 @@ struct GemmValues : GemmDenseTile<T> {
       ask(maxima_of_stage(of_stage), reinterpret_cast<const char*>(maxima), chunks * kMaximaBytes);
     }
     chunks_asked += chunks;
+    groups_asked += (columns + 15) / 16;
   }
 
   __device__ __forceinline__ void begin(const Pass&, bool is_first, int of_stage) {
@@ -86,7 +86,7 @@ struct GemmValues : GemmDenseTile<T> {
         rescale(maxima);
         maxima += Tile::kWarpRows;
       }
-      const int groups = min_of(columns - first + 15, Tile::kChunk) / 16;
+      const int groups = Tile::groups_of(columns, first);
       with_tiles<kTiles>((min_of(params.channels, kChannels) + 7) / 8, [&](auto tiles) {
         FragmentBlock<T> next = load_block<T>(blocks, 0);
 #pragma unroll 1

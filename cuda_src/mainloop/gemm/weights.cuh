@@ -75,7 +75,7 @@ struct GemmWeights : GemmDenseTile<T> {
       with_tiles<kChunkTiles<T>>((columns - first + 7) / 8, [&](auto tiles) {
         leave_chunk<decltype(tiles)::kCount>(slab, at, first, columns, of_stage);
       });
-      target += Tile::kChunk / 16 * kBlockBytes<T>;
+      target += Tile::groups_of(columns, first) * kBlockBytes<T>;
       maxima += Tile::kWarpRows;
     }
   }

@@ -111,8 +111,8 @@ class Cut:
         Most slabs of a box.
     chunks : int
         Most chunks of columns that one warp takes.
-    part_groups : int
-        Most groups of 16 columns that one warp takes of one slab.
+    groups, part_groups : int
+        Most groups of 16 columns that one warp takes, and of one slab.
     """
 
     split: int
@@ -120,6 +120,7 @@ class Cut:
     slab_rows: int
     slabs: int
     chunks: int
+    groups: int
     part_groups: int
 
 
@@ -156,8 +157,7 @@ class GemmPlan:
 
     def fragment_bytes(self, problem: Problem) -> int:
         """Memory of the fragments that one kernel leaves for another."""
-        chunk = chunk_of(problem.item_bytes)
-        return self._warps(problem) * self.cut.chunks * chunk * WARP_ROWS * problem.item_bytes
+        return self._warps(problem) * self.cut.groups * 16 * WARP_ROWS * problem.item_bytes
 
     def maxima(self, problem: Problem) -> int:
         """Numbers that stand beside the fragments of forward: maxima by chunk, and sums."""
@@ -194,7 +194,7 @@ def gemm_plan(problem: Problem, device: DeviceSpec, kind: Kind, channels: int) -
 
 def _least_smem_bytes(problem: Problem, kind: Kind) -> int:
     rows = _SLAB_ROWS[0]
-    return smem_bytes(problem, kind, Cut(0, rows, rows, 1, 1, 1), 1)
+    return smem_bytes(problem, kind, Cut(0, rows, rows, 1, 1, 1, 1), 1)
 
 
 def smem_bytes(problem: Problem, kind: Kind, cut: Cut, stages: int) -> int:
@@ -340,6 +340,7 @@ def _cut(
         slab_rows=slab * after,
         slabs=slabs * before,
         chunks=met * -(-columns // chunk_of(problem.item_bytes)),
+        groups=met * -(-columns // 16),
         part_groups=-(-columns // 16),
     )
 

@@ -20,7 +20,7 @@ _ARRAYS = (
 )  # fmt: skip
 _COUNTS = (
     "batch", "heads", "head_group", "channels", "value_channels", "split", "slab", "slab_rows",
-    "stages", "chunks", "part_groups", "vectors", "fills", "is_precise", "is_transposed",
+    "stages", "chunks", "groups", "part_groups", "vectors", "fills", "is_precise", "is_transposed",
 )  # fmt: skip
 
 # Bits of `vectors`, in the order of the enumeration of the sources.

@@ -294,6 +294,7 @@ class GemmProducts:
             "slab_rows": plan.cut.slab_rows,
             "stages": plan.stages,
             "chunks": plan.cut.chunks,
+            "groups": plan.cut.groups,
             "part_groups": plan.cut.part_groups,
         }
         sums_of_keys = kind == "inverse" or (kind == "values" and plan.side == "key")
