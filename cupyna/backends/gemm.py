@@ -123,15 +123,18 @@ class CudaGemm:
     ) -> None:
         run = _products(problem, execution)
         if _keeps_fragments(problem):
-            plan = run.plan("query_gradients", problem.head_dim)
-            dscores = run.fragments(plan)
-            statistics = run.query_gradients(plan, scale, dout, q, k, v, out, lse, dlse, dscores)
-            run.values(plan, dscores, k, dq, scale)
-            plan = run.plan("key_gradients", problem.head_dim)
-            weights, dscores = run.fragments(plan), run.fragments(plan)
-            run.key_gradients(plan, scale, dout, q, k, v, statistics, weights, dscores)
-            run.values(plan, weights, dout, dv, 1.0)
-            run.values(plan, dscores, q, dk, scale)
+            of_queries = run.plan("query_gradients", problem.head_dim)
+            of_keys = run.plan("key_gradients", problem.head_dim)
+            # Fragments of queries have been used when those of keys come.
+            dscores = run.fragments(of_queries, of_keys)
+            statistics = run.query_gradients(
+                of_queries, scale, dout, q, k, v, out, lse, dlse, dscores
+            )
+            run.values(of_queries, dscores, k, dq, scale)
+            weights = run.fragments(of_keys)
+            run.key_gradients(of_keys, scale, dout, q, k, v, statistics, weights, dscores)
+            run.values(of_keys, weights, dout, dv, 1.0)
+            run.values(of_keys, dscores, q, dk, scale)
             return
         rows, drows = run.rows(), run.rows()
         run.score_gradients(scale, dout, q, k, v, bias, out, lse, dlse, weights=rows, dscores=drows)
@@ -219,7 +222,7 @@ def _workspace_bytes(problem: Problem, operation: Operation, plans: list[GemmPla
     if not _keeps_fragments(problem):
         return 2 * rows * row_slots(problem.window, problem.item_bytes) * problem.item_bytes
     of_queries, of_keys = (plan.fragment_bytes(problem) for plan in plans)
-    return of_queries + 2 * of_keys + 2 * rows * number
+    return max(of_queries, of_keys) + of_keys + 2 * rows * number
 
 
 def _plans(

@@ -59,10 +59,11 @@ class GemmProducts:
         slots = row_slots(problem.window, problem.item_bytes)
         return self._by_head(problem.dtype, slots)
 
-    def fragments(self, plan: GemmPlan) -> DeviceArray:
-        """Room for the fragments of all warps."""
+    def fragments(self, *plans: GemmPlan) -> DeviceArray:
+        """Room for the fragments of all warps, of one plan after the other."""
         problem = self._problem
-        shape = (plan.fragment_bytes(problem) // problem.item_bytes,)
+        most = max(plan.fragment_bytes(problem) for plan in plans)
+        shape = (most // problem.item_bytes,)
         memory: DeviceArray = self._execution.empty(shape, problem.dtype)
         return memory
 
