@@ -39,19 +39,24 @@ struct WindowForwardSm80 : WindowTileSm80<T, kHeadDim, kSlots> {
   __device__ __forceinline__ void run() {
     Tile::lay_slots();
     Tile::lay_rows();
+    Tile::lay_lines();
     Tile::place(blockIdx.x, 0);
+    Tile::place(blockIdx.x + gridDim.x, 1);
     __syncthreads();
     Tile::lay_masks();
-    int turn = 0;
-    for (unsigned work = blockIdx.x; work < window.works; work += gridDim.x, turn ^= 1) {
+    Tile::lay_tables(Tile::fixed().works[0], 0);
+    __syncthreads();
+    int turn = 0, side = 0;
+    for (unsigned work = blockIdx.x; work < window.works; work += gridDim.x, side ^= 1) {
+      const int next = turn == 2 ? 0 : turn + 1, after = next == 2 ? 0 : next + 1;
       const Work& current = Tile::fixed().works[turn];
       Tile::copy_box(current);
-      Tile::lay_seen(current);
-      __syncthreads();
-      Tile::lay_tiles(current);
-      __syncthreads();
-      copy_queries(warp, 0);
-      Tile::place(work + gridDim.x, turn ^ 1);
+      copy_queries(side, warp, 0);
+      // Copies take their time: what the next works need is laid meanwhile.
+      if (work + gridDim.x < window.works) {
+        Tile::lay_tables(Tile::fixed().works[next], side ^ 1);
+      }
+      Tile::place(work + 2 * gridDim.x, after);
       ptx::copy_async_wait<0>();
       __syncthreads();
       const int tiles = Tile::warp_tiles();
@@ -59,17 +64,18 @@ struct WindowForwardSm80 : WindowTileSm80<T, kHeadDim, kSlots> {
       for (int index = warp, stage = 0; index < tiles; index += warps, stage ^= 1) {
         ptx::copy_async_wait<0>();
         __syncwarp();
-        copy_queries(index + warps, stage ^ 1);
-        attend(current, index, Tile::queries(stage));
+        copy_queries(side, index + warps, stage ^ 1);
+        attend(current, Tile::tiles(side)[index], side, Tile::queries(stage));
       }
       __syncthreads();  // all are done with the box
+      turn = next;
     }
   }
 
  private:
-  __device__ __forceinline__ void copy_queries(int index, int stage) const {
+  __device__ __forceinline__ void copy_queries(int side, int index, int stage) const {
     if (index < Tile::warp_tiles()) {
-      const WarpTile tile = Tile::tiles()[index];
+      const WarpTile tile = Tile::tiles(side)[index];
       if (tile.head >= 0) Tile::copy_queries(Tile::queries(stage), tile);
     }
     ptx::copy_async_commit();
@@ -85,8 +91,9 @@ struct WindowForwardSm80 : WindowTileSm80<T, kHeadDim, kSlots> {
     }
   }
 
-  __device__ __forceinline__ void attend(const Work& work, int index, unsigned char* rows) const {
-    if (Tile::tiles()[index].head < 0) return;
+  __device__ __forceinline__ void attend(const Work& work, const WarpTile& tile, int side,
+                                         unsigned char* rows) const {
+    if (tile.head < 0) return;
     unsigned queries[kQueriesInRegisters ? kDepths : 1][4];
     if constexpr (kQueriesInRegisters) {
 #pragma unroll
@@ -94,11 +101,12 @@ struct WindowForwardSm80 : WindowTileSm80<T, kHeadDim, kSlots> {
     }
     // Keys as the product takes them: 0-7 and 8-15, each with the lower and the upper 8 channels.
     // Values: both eights of keys with the lower 8 channels, then with the upper.
-    const unsigned corner = ptx::shared_address(Tile::tokens()) + Tile::tiles()[index].keys;
+    const unsigned corner = ptx::shared_address(Tile::tokens()) + tile.keys;
     const unsigned keys = corner + lane / 8 % 2 * 16;
     const unsigned values = corner + kHeadDim * 2 + lane / 16 * 16;
-    const Bounds* of_rows = Tile::bounds() + index * Tile::kRows + lane / 4;
-    const Bounds bounds[2] = {of_rows[0], of_rows[8]};
+    const typename Tile::Row* of_rows = Tile::fixed().rows + lane / 4;
+    const Bounds bounds[2] = {Tile::bounds_at(side, tile.first + of_rows[0].field),
+                              Tile::bounds_at(side, tile.first + of_rows[8].field)};
 
     Sums sums = {};
     OnlineRow softmax[2];
@@ -140,7 +148,7 @@ struct WindowForwardSm80 : WindowTileSm80<T, kHeadDim, kSlots> {
       raise(scores, sums, softmax, block > 0);
       multiply_values(sums, scores, softmax, values, offsets);
     }
-    store(work, index, rows, sums, softmax);
+    store(work, tile, rows, sums, softmax);
   }
 
   // Takes the largest scores of a block, and brings what is summed so far to their scale.
@@ -194,10 +202,8 @@ struct WindowForwardSm80 : WindowTileSm80<T, kHeadDim, kSlots> {
     }
   }
 
-  __device__ __forceinline__ void store(const Work& work, int index, unsigned char* rows,
+  __device__ __forceinline__ void store(const Work& work, const WarpTile& tile, unsigned char* rows,
                                         const Sums& sums, const OnlineRow (&softmax)[2]) const {
-    // Found again: registers are short in between.
-    const WarpTile tile = Tile::tiles()[ptx::computed_here(index)];
     __syncwarp();  // every lane has read its part of Q
 #pragma unroll
     for (int half = 0; half < 2; ++half) {

@@ -44,8 +44,8 @@ struct WindowTileSm80 {
 
   // Where the words begin, in the first block of slots, for what lies before a window's begin and
   // before its end on each axis: two halves of one word, registers are short.
-  struct alignas(16) Bounds {
-    unsigned words[kAxes], unused;
+  struct Bounds {
+    unsigned words[kAxes];
 
     // The slots of a block that the window holds.
     __device__ __forceinline__ unsigned bits(const unsigned* below) const {
@@ -58,6 +58,15 @@ struct WindowTileSm80 {
     }
   };
 
+  // Where a line of the box along the last axis begins: elements from the box's first token, its
+  // place in shared memory, and its coordinates along the first two axes.
+  struct LinePlace {
+    long long k, v;
+    int token;
+    unsigned x, y;
+  };
+  static_assert(sizeof(LinePlace) == 32, "the host knows the size");
+
   struct Work {
     AxisTile own[kAxes];
     Line line[kAxes];
@@ -66,9 +75,9 @@ struct WindowTileSm80 {
 
   struct Fixed {
     Row rows[kRows];
-    Work works[2];
+    Work works[3];  // the current one, the next and the one after it
   };
-  static constexpr int kFixedBytes = 768;
+  static constexpr int kFixedBytes = 1024;
   static_assert(sizeof(Fixed) <= kFixedBytes, "the host knows the size");
 
   const WindowParams& window;
@@ -84,8 +93,8 @@ struct WindowTileSm80 {
         warps(blockDim.x / 32),
         lane(threadIdx.x % 32) {}
 
-  // | fixed | tokens | queries, two tiles of each warp | offsets | fields | below | tiles |
-  // bounds of each row | seen |
+  // | fixed | tokens | queries, two tiles of each warp | offsets | fields | below | lines |
+  // tiles of two works | seen of two works |
   __device__ __forceinline__ unsigned char* tokens() const { return memory + kFixedBytes; }
   __device__ __forceinline__ unsigned char* queries(int stage) const {
     return tokens() + window.box_tokens * kTokenBytes + (2 * warp + stage) * kStageBytes;
@@ -101,16 +110,20 @@ struct WindowTileSm80 {
     return fields() + window.blocks_of_slots * kSlots;
   }
 
-  __device__ __forceinline__ WarpTile* tiles() const {
+  __device__ __forceinline__ LinePlace* lines() const {
     const int coordinates =
         window.window[0].slots + window.window[1].slots + window.window[2].slots + kAxes;
-    return reinterpret_cast<WarpTile*>(below() + coordinates * window.blocks_of_slots * 4);
+    return reinterpret_cast<LinePlace*>(below() + coordinates * window.blocks_of_slots * 4);
   }
-  __device__ __forceinline__ Bounds* bounds() const {
-    return reinterpret_cast<Bounds*>(tiles() + warp_tiles());
+  __device__ __forceinline__ int line_count() const {
+    return window.window[0].box * window.window[1].box;
   }
-  __device__ __forceinline__ unsigned* seen() const {
-    return reinterpret_cast<unsigned*>(bounds() + warp_tiles() * kRows);
+  __device__ __forceinline__ WarpTile* tiles(int side) const {
+    return reinterpret_cast<WarpTile*>(lines() + line_count()) + side * warp_tiles();
+  }
+  // The words of `Bounds` for each position of the block's tile, along one axis after the other.
+  __device__ __forceinline__ unsigned* seen(int side) const {
+    return reinterpret_cast<unsigned*>(tiles(2)) + side * (extent(0) + extent(1) + extent(2));
   }
   __device__ __forceinline__ Fixed& fixed() const { return *reinterpret_cast<Fixed*>(memory); }
   __device__ __forceinline__ int extent(int axis) const {
@@ -149,35 +162,52 @@ struct WindowTileSm80 {
     return work.batch * array.batch + x * array.axis[0] + y * array.axis[1] + z * array.axis[2];
   }
 
-  // Begins to copy the box. What lies past the end of a line is zero.
+  // Begins to copy the box, a token to as many threads as a key has chunks. What lies past the end
+  // of a line is zero.
   __device__ __forceinline__ void copy_box(const Work& work) const {
-    constexpr int kLanes = 2 * kChunks < 32 ? 2 * kChunks : 32;  // of one token
-    constexpr int kTogether = 32 / kLanes;
-    const WindowAxis(&axes)[kAxes] = window.window;
-    const int lines = axes[0].box * axes[1].box;
-    const int chunk = lane % kLanes;
-    const bool is_value = chunk >= kChunks;
-    const int channel = (is_value ? chunk - kChunks : chunk) * 8;
-    const Array& array = is_value ? params.v : params.k;
-    const bool has_channel = channel < (is_value ? params.value_dim : params.head_dim);
-    const T* source =
-        static_cast<const T*>(array.data) + work.head * array.head + (has_channel ? channel : 0);
-    const long long step = kTogether * params.axis[2].dilation * array.axis[2];
+    const int chunk = threadIdx.x % kChunks, first = threadIdx.x / kChunks;
+    const int together = blockDim.x / kChunks;
+    const int extent = window.window[2].box, count = line_count();
+    const bool has_key = chunk * 8 < params.head_dim, has_value = chunk * 8 < params.value_dim;
+    const Coordinate corner{work.own[0].box_begin, work.own[1].box_begin, work.own[2].box_begin};
+    const Coordinate left{work.line[0].length - corner.x, work.line[1].length - corner.y,
+                          work.line[2].length - corner.z};
+    const T* keys = static_cast<const T*>(params.k.data) + work.head * params.k.head +
+                    offset_of(params.k, work, corner) + (has_key ? chunk * 8 : 0);
+    const T* values = static_cast<const T*>(params.v.data) + work.head * params.v.head +
+                      offset_of(params.v, work, corner) + (has_value ? chunk * 8 : 0);
+    const long long key_step = params.axis[2].dilation * params.k.axis[2];
+    const long long value_step = params.axis[2].dilation * params.v.axis[2];
     const unsigned target = ptx::shared_address(tokens()) + chunk * 16;
-    for (int i = warp; i < lines; i += warps) {
-      const int x = i / axes[1].box, y = i - x * axes[1].box;
-      const Coordinate at{work.own[0].box_begin + x, work.own[1].box_begin + y,
-                          work.own[2].box_begin + lane / kLanes};
-      const bool is_there = has_channel && at.x < work.line[0].length && at.y < work.line[1].length;
-      const T* from = is_there ? source + offset_of(array, work, at) : source;
-      unsigned to = target + (x * axes[0].pitch + y * axes[1].pitch + lane / kLanes) * kTokenBytes;
-      int left = is_there ? work.line[2].length - at.z : 0;
-      for (int z = lane / kLanes; z < axes[2].box; z += kTogether) {
-        ptx::copy_async_16(to, left > 0 ? from : source, left > 0 ? 16 : 0);
-        from += step;
-        to += kTogether * kTokenBytes;
-        left -= kTogether;
+    const int lines_on = together / extent, z_on = together - lines_on * extent;
+    int line = first / extent, z = first - line * extent;
+#pragma unroll 2
+    while (line < count) {
+      const LinePlace at = lines()[line];
+      const bool is_there =
+          z < left.z && static_cast<int>(at.y) < left.y && static_cast<int>(at.x) < left.x;
+      const unsigned to = target + (at.token + z) * kTokenBytes;
+      ptx::copy_async_16(to, is_there ? keys + at.k + z * key_step : keys,
+                         is_there && has_key ? 16 : 0);
+      ptx::copy_async_16(to + kHeadDim * 2, is_there ? values + at.v + z * value_step : values,
+                         is_there && has_value ? 16 : 0);
+      z += z_on;
+      line += lines_on;
+      if (z >= extent) {
+        z -= extent;
+        ++line;
       }
+    }
+  }
+
+  __device__ __forceinline__ void lay_lines() const {
+    const WindowAxis(&axes)[kAxes] = window.window;
+    for (int i = threadIdx.x; i < line_count(); i += blockDim.x) {
+      const int x = i / axes[1].box, y = i - x * axes[1].box;
+      const Coordinate at{x, y, 0};
+      lines()[i] =
+          LinePlace{step(params.k, at), step(params.v, at), x * axes[0].pitch + y * axes[1].pitch,
+                    static_cast<unsigned>(x), static_cast<unsigned>(y)};
     }
   }
 
@@ -232,73 +262,76 @@ struct WindowTileSm80 {
         Row{step(params.q, at), step(params.out, at), pack_fields(at.x, at.y, at.z)};
   }
 
-  // What a query sees of the box along each axis.
-  __device__ __forceinline__ void lay_seen(const Work& work) const {
-    int first = 0;
-#pragma unroll
-    for (int axis = 0; axis < kAxes; ++axis) {
-      const AxisTile& own = work.own[axis];
-      for (int i = threadIdx.x; i < extent(axis); i += blockDim.x) {
-        // Rows past the end of a line repeat its last position.
-        const Interval keys = window_of(work.line[axis], min_of(own.begin + i, own.end - 1));
-        seen()[first + i] = keys.begin - own.box_begin | keys.end - own.box_begin << 16;
-      }
-      first += extent(axis);
+  // What the queries of a work see, and its warp tiles.
+  __device__ __forceinline__ void lay_tables(const Work& work, int side) const {
+    const int of_x = extent(0), of_y = of_x + extent(1), positions = of_y + extent(2);
+    for (int i = threadIdx.x; i < positions; i += blockDim.x) {
+      const int axis = i < of_x ? 0 : i < of_y ? 1 : 2;
+      seen(side)[i] = words_of(work, axis, i - (axis == 0 ? 0 : axis == 1 ? of_x : of_y));
+    }
+    // The last threads begin, while the first are at the positions.
+    for (int i = blockDim.x - 1 - threadIdx.x; i < warp_tiles(); i += blockDim.x) {
+      tiles(side)[i] = warp_tile(work, i);
     }
   }
 
-  // The warp tiles and the bounds of their rows, a thread for each row.
-  __device__ __forceinline__ void lay_tiles(const Work& work) const {
-    const WindowAxis(&axes)[kAxes] = window.window;
-    for (int i = threadIdx.x; i < warp_tiles() * kRows; i += blockDim.x) {
-      const int index = i / kRows, row = i % kRows;
-      const int of_y = index / axes[2].warp_tiles, of_x = of_y / axes[1].warp_tiles;
-      const int of_group = of_x / axes[0].warp_tiles;
-      const Coordinate first{of_x - of_group * axes[0].warp_tiles << axes[0].warp_extent_log2,
-                             of_y - of_x * axes[1].warp_tiles << axes[1].warp_extent_log2,
-                             index - of_y * axes[2].warp_tiles << axes[2].warp_extent_log2};
-      const Coordinate at = unpack_fields(fixed().rows[row].field);
-      const unsigned* of_axis = seen();
-      int words = 0;
-      Coordinate corner;
-      Bounds found;
-      found.words[0] = bound(of_axis, words, 0, first.x, at.x, corner.x);
-      found.words[1] = bound(of_axis, words, 1, first.y, at.y, corner.y);
-      found.words[2] = bound(of_axis, words, 2, first.z, at.z, corner.z);
-      found.unused = 0;
-      bounds()[i] = found;
-      if (row != 0) continue;
-      const Coordinate query{work.own[0].begin + first.x, work.own[1].begin + first.y,
-                             work.own[2].begin + first.z};
-      const Coordinate last{work.own[0].end - 1 - query.x, work.own[1].end - 1 - query.y,
-                            work.own[2].end - 1 - query.z};
-      const bool is_real = last.x >= 0 && last.y >= 0 && last.z >= 0;
-      const int head = work.head * params.head_group + of_group;
-      WarpTile tile;
-      tile.q = offset_of(params.q, work, query) + head * params.q.head;
-      tile.out = offset_of(params.out, work, query) + head * params.out.head;
-      tile.first = pack_fields(first.x, first.y, first.z);
-      tile.last = is_real ? last_fields(last.x, last.y, last.z) : 0;
-      tile.keys = (corner.x * axes[0].pitch + corner.y * axes[1].pitch + corner.z) * kTokenBytes;
-      tile.head = is_real ? head : -1;
-      tiles()[index] = tile;
-    }
+  // Positions past the end of a line repeat its last one.
+  static __device__ __forceinline__ Interval window_at(const Work& work, int axis, int position) {
+    const AxisTile& own = work.own[axis];
+    const Interval keys = window_of(work.line[axis], min_of(own.begin + position, own.end - 1));
+    return {keys.begin - own.box_begin, keys.end - own.box_begin};
   }
 
-  // Bounds of a row along one axis, and the corner of its tile's box inside the block's. The box is
-  // moved back where it would pass the block's end.
-  __device__ __forceinline__ unsigned bound(const unsigned*& of_axis, int& words, int axis,
-                                            int first, int at, int& corner) const {
+  // Where the box of the warp tile that begins at a position begins in the block's. It is moved
+  // back where it would pass the block's end.
+  __device__ __forceinline__ int corner_of(const Work& work, int axis, int position) const {
     const WindowAxis& along = window.window[axis];
-    const int slots = along.slots, entry = window.blocks_of_slots * 4;
-    corner = min_of(of_axis[first] & 0xffffu, along.box - slots);
-    const unsigned keys = of_axis[first + at];
-    const int before = keys & 0xffffu, past = keys >> 16;
-    const unsigned begin = words + min_of(max_of(before - corner, 0), slots) * entry;
-    const unsigned end = words + min_of(max_of(past - corner, 0), slots) * entry;
-    words += (slots + 1) * entry;
-    of_axis += extent(axis);
+    return min_of(window_at(work, axis, position).begin, along.box - along.slots);
+  }
+
+  __device__ __forceinline__ unsigned words_of(const Work& work, int axis, int position) const {
+    const WindowAxis& along = window.window[axis];
+    const Interval keys = window_at(work, axis, position);
+    const int log2 = along.warp_extent_log2;
+    const int corner = corner_of(work, axis, position >> log2 << log2);
+    const int entry = window.blocks_of_slots * 4;
+    int words = 0;
+    for (int i = 0; i < axis; ++i) words += (window.window[i].slots + 1) * entry;
+    const unsigned begin = words + min_of(max_of(keys.begin - corner, 0), along.slots) * entry;
+    const unsigned end = words + min_of(max_of(keys.end - corner, 0), along.slots) * entry;
     return begin | end << 16;
+  }
+
+  __device__ __forceinline__ WarpTile warp_tile(const Work& work, int index) const {
+    const WindowAxis(&axes)[kAxes] = window.window;
+    const int of_y = index / axes[2].warp_tiles, of_x = of_y / axes[1].warp_tiles;
+    const int of_group = of_x / axes[0].warp_tiles;
+    const Coordinate first{of_x - of_group * axes[0].warp_tiles << axes[0].warp_extent_log2,
+                           of_y - of_x * axes[1].warp_tiles << axes[1].warp_extent_log2,
+                           index - of_y * axes[2].warp_tiles << axes[2].warp_extent_log2};
+    const Coordinate query{work.own[0].begin + first.x, work.own[1].begin + first.y,
+                           work.own[2].begin + first.z};
+    const Coordinate last{work.own[0].end - 1 - query.x, work.own[1].end - 1 - query.y,
+                          work.own[2].end - 1 - query.z};
+    const bool is_real = last.x >= 0 && last.y >= 0 && last.z >= 0;
+    const int head = work.head * params.head_group + of_group;
+    const int token = corner_of(work, 0, first.x) * axes[0].pitch +
+                      corner_of(work, 1, first.y) * axes[1].pitch + corner_of(work, 2, first.z);
+    WarpTile tile;
+    tile.q = offset_of(params.q, work, query) + head * params.q.head;
+    tile.out = offset_of(params.out, work, query) + head * params.out.head;
+    tile.first = pack_fields(first.x, first.y, first.z);
+    tile.last = is_real ? last_fields(last.x, last.y, last.z) : 0;
+    tile.keys = token * kTokenBytes;
+    tile.head = is_real ? head : -1;
+    return tile;
+  }
+
+  // Of the query at a packed coordinate of the block's tile.
+  __device__ __forceinline__ Bounds bounds_at(int side, unsigned packed) const {
+    const Coordinate at = unpack_fields(packed);
+    const unsigned* words = seen(side);
+    return Bounds{{words[at.x], words[extent(0) + at.y], words[extent(0) + extent(1) + at.z]}};
   }
 
   static __device__ __forceinline__ bool is_real(const WarpTile& tile, const Row& row) {

@@ -95,6 +95,7 @@ class WindowChoice:
             self.warps,
             (*leading, *self.slot_box),
             self.blocks_of_slots,
+            math.prod(self.column_tile[:-1]),
             (*leading, *self.row_tile),
             math.prod(self.warp_tiles) * problem.head_group,
         )

@@ -11,12 +11,13 @@ from ..variant import Variant
 __all__ = ["WARP_ROWS", "WINDOW_FORWARD_SHAPES", "WindowShape"]
 
 WARP_ROWS = 16
-_FIXED_BYTES = 768
+_FIXED_BYTES = 1024
 _PADDING_BYTES = 16  # of a row, so that rows begin in different banks
 _STAGES = 2
 _SLOT_TABLE_BYTES = 4 + 4
-_ITEM_BYTES = 32 + WARP_ROWS * 16
-_POSITION_BYTES = 4
+_ITEM_BYTES = 2 * 32  # of this work and the next
+_POSITION_BYTES = 2 * 4
+_LINE_BYTES = 32
 _MASK_BYTES = 4 * 4  # of one coordinate and one block of slots
 
 
@@ -60,6 +61,7 @@ class WindowShape:
         warps: int,
         slot_box: tuple[int, ...],
         blocks_of_slots: int,
+        lines: int,
         row_tile: tuple[int, ...],
         items: int,
     ) -> int:
@@ -69,7 +71,8 @@ class WindowShape:
         offsets = blocks_of_slots * self.slots * _SLOT_TABLE_BYTES
         masks = sum(extent + 1 for extent in slot_box) * blocks_of_slots * _MASK_BYTES
         items_bytes = items * _ITEM_BYTES + sum(row_tile) * _POSITION_BYTES
-        return _FIXED_BYTES + tokens + rows + offsets + masks + items_bytes
+        lines_bytes = lines * _LINE_BYTES
+        return _FIXED_BYTES + tokens + rows + offsets + masks + lines_bytes + items_bytes
 
     def serves(self, problem: Problem) -> bool:
         """Whether it has the elements and the channels of a problem; none has a bias."""
