@@ -122,7 +122,7 @@ class CudaFused:
         from ..kernels.window.launches import launch_window_forward
 
         device = execution.device
-        window = None if execution.tune else _window_passes(problem, "forward", device)
+        window = _window_passes(problem, "forward", device)
         if window is None:
             self.forward_beside(problem, scale, execution, q, k, v, bias, None, None, out, lse)
         else:
@@ -198,7 +198,7 @@ class CudaFused:
         queries = problem.batch * problem.heads * math.prod(problem.spatial)
         statistics = execution.empty((queries, 2), "float32").pointer
         sums = 0
-        window = None if execution.tune else _window_passes(problem, "backward", execution.device)
+        window = _window_passes(problem, "backward", execution.device)
         if window is not None:
             gradients = Gradients(dout, dlse, dq, dk, dv, statistics)
             of_rows = pack_gradient(
@@ -249,6 +249,9 @@ class CudaFused:
         """Whether nothing is left to measure for a call with ``tune=True``."""
         from ..kernels.fused.tuning import recalled_passes
 
+        # The kernels for small windows keep the tiles of their model.
+        if _window_passes(problem, operation, device) is not None:
+            return True
         return recalled_passes(problem, operation, device) is not None
 
 
