@@ -16,8 +16,8 @@ extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS)
   const int head = blockIdx.y, batch = blockIdx.z;
   CUPYNA_DTYPE moved = cupyna::narrow<CUPYNA_DTYPE>(0);
   if (channel < params.source_channels) {
-    moved = params.source.at<const CUPYNA_DTYPE>(batch, x, y, z,
-                                                 head)[channel * params.source.channel];
+    moved =
+        params.source.at<const CUPYNA_DTYPE>(batch, x, y, z, head)[channel * params.source.channel];
   }
   params.target.at<CUPYNA_DTYPE>(batch, x, y, z, head)[channel * params.target.channel] = moved;
 }

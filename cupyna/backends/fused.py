@@ -78,12 +78,12 @@ class CudaFused:
     def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
         from ..kernels.fused.bias import bias_gradient_choice
         from ..kernels.fused.tuning import model_passes
-        from ..kernels.window.costs import faster_window_choice
 
-        window = faster_window_choice(problem, device) if operation == "forward" else None
-        passes: tuple[FusedChoice | WindowChoice, ...] = (
-            model_passes(problem, operation, device) if window is None else (window,)
+        passes: tuple[FusedChoice | WindowChoice, ...] | None = _window_passes(
+            problem, operation, device
         )
+        if passes is None:
+            passes = model_passes(problem, operation, device)
         workspace = _workspace_bytes(problem, operation, passes)
         of_bias = bias_gradient_choice(problem, device) if _has_dbias(problem, operation) else None
         notes: tuple[str, ...] = ()
@@ -119,16 +119,15 @@ class CudaFused:
         out: DeviceArray,
         lse: DeviceArray | None,
     ) -> None:
-        from ..kernels.window.costs import faster_window_choice
         from ..kernels.window.launches import launch_window_forward
 
         device = execution.device
-        window = None if execution.tune else faster_window_choice(problem, device)
+        window = _window_passes(problem, "forward", device)
         if window is None:
             self.forward_beside(problem, scale, execution, q, k, v, bias, None, None, out, lse)
         else:
             arrays = q, k, v, out, lse
-            launch_window_forward(problem, scale, window, device, execution.stream, *arrays)
+            launch_window_forward(problem, scale, window[0], device, execution.stream, *arrays)
 
     def takes_beside(self, problem: Problem, device: DeviceSpec) -> bool:
         """Whether a shape that :meth:`forward_beside` can run holds the problem's channels."""
@@ -194,10 +193,25 @@ class CudaFused:
     ) -> None:
         from ..kernels.fused.bias import bias_gradient_choice
         from ..kernels.fused.params import Gradients, pack_bias_gradient, pack_gradient
+        from ..kernels.window.launches import launch_window_gradient
 
         queries = problem.batch * problem.heads * math.prod(problem.spatial)
         statistics = execution.empty((queries, 2), "float32").pointer
         sums = 0
+        window = _window_passes(problem, "backward", execution.device)
+        if window is not None:
+            gradients = Gradients(dout, dlse, dq, dk, dv, statistics)
+            of_rows = pack_gradient(
+                problem, scale, window[0].row_tile, window[0].column_tile,
+                q, k, v, None, out, lse, gradients,
+            )  # fmt: skip
+            _launch_rows("fused_statistics", problem, execution, of_rows)
+            for chosen in window:
+                launch_window_gradient(
+                    problem, scale, chosen, execution.device, execution.stream,
+                    q, k, v, out, lse, gradients,
+                )  # fmt: skip
+            return
 
         def run(passes: Passes) -> None:
             nonlocal sums
@@ -235,7 +249,22 @@ class CudaFused:
         """Whether nothing is left to measure for a call with ``tune=True``."""
         from ..kernels.fused.tuning import recalled_passes
 
+        # The kernels for small windows keep the tiles of their model.
+        if _window_passes(problem, operation, device) is not None:
+            return True
         return recalled_passes(problem, operation, device) is not None
+
+
+def _window_passes(
+    problem: Problem, operation: Operation, device: DeviceSpec
+) -> tuple[WindowChoice, ...] | None:
+    """The kernels for small windows, where the models hold them faster than the general ones."""
+    from ..kernels.window.costs import faster_window_choice, faster_window_gradients
+
+    if operation == "backward":
+        return faster_window_gradients(problem, device)
+    window = faster_window_choice(problem, device)
+    return None if window is None else (window,)
 
 
 def _passes(

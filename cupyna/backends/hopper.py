@@ -146,12 +146,10 @@ def _fills_blocks(problem: Problem) -> bool:
 
 def _slower(problem: Problem, device: DeviceSpec) -> tuple[str, ...]:
     """The reason to leave a problem to the portable family, where its kernels are faster."""
-    from ..kernels.fused.heuristics import fused_forward_choice
-    from ..kernels.window.costs import faster_window_choice
+    from ..kernels.window.costs import portable_forward_us
 
     ours = _chosen(problem, device).time_us
-    window = faster_window_choice(problem, device)
-    portable = (window or fused_forward_choice(problem, device)).time_us
+    portable = portable_forward_us(problem, device)
     if ours <= portable:
         return ()
     return (f"expects {ours:.0f} us where the portable kernels take {portable:.0f}",)

@@ -12,7 +12,7 @@ from .fused.shapes import BIAS_SHAPES, FORWARD_SHAPES, GRADIENT_SHAPES
 from .gemm.shapes import gemm_variants
 from .hopper.shapes import HOPPER_SHAPES
 from .variant import ARCHITECTURES, Variant
-from .window.shapes import WINDOW_FORWARD_SHAPES
+from .window.shapes import WINDOW_FORWARD_SHAPES, WINDOW_GRADIENT_SHAPES
 
 __all__ = ["VARIANTS", "Target", "Variant", "targets", "variant_of"]
 
@@ -63,9 +63,9 @@ def _hopper() -> Iterator[Variant]:
 
 
 def _window() -> Iterator[Variant]:
-    """The fused forward for small windows."""
+    """The fused forward and backward for small windows."""
     for dtype in ("float16", "bfloat16"):
-        for shape in WINDOW_FORWARD_SHAPES:
+        for shape in (*WINDOW_FORWARD_SHAPES, *WINDOW_GRADIENT_SHAPES):
             yield shape.row(dtype)
 
 

@@ -14,11 +14,11 @@ from cupyna.backends.fused import CudaFused
 from cupyna.backends.gemm import CudaGemm
 from cupyna.backends.naive import CudaNaive
 from cupyna.backends.padded import CudaPadded
-from cupyna.execution import Backend
+from cupyna.execution import Backend, Execution
 from cupyna.kernels import launch, loader
 from cupyna.kernels.fused import heuristics
 from cupyna.kernels.window import costs
-from cupyna.kernels.window.shapes import WINDOW_FORWARD_SHAPES
+from cupyna.kernels.window.shapes import WINDOW_FORWARD_SHAPES, WINDOW_GRADIENT_SHAPES
 from cupyna.problem import Operation, Problem
 from cupyna.testing import (
     Inputs,
@@ -144,3 +144,23 @@ def test_small_windows(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> Non
         free = replace(choice, time_us=0.0)
         monkeypatch.setattr(costs, "window_forward_choice", lambda *_, free=free: free)
         check_forward(BACKENDS["fused"][0], problem)
+
+
+SMALL_WINDOWS_BACKWARD = [
+    pytest.param(problem, id=name)
+    for name, problem in small_problems(("float16", "bfloat16"))
+    if not BACKENDS["fused"][0].refusals(problem, "backward", H200)
+    if any(shape.serves(problem) for shape in WINDOW_GRADIENT_SHAPES)
+]
+
+
+@pytest.mark.parametrize("problem", SMALL_WINDOWS_BACKWARD)
+def test_gradients_of_small_windows(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Few multiprocessors: a block goes through several tiles.
+    device = replace(H200, processors=2)
+    few = Execution(device, 0, Memory().workspace)
+    monkeypatch.setitem(globals(), "execution", lambda _: few)
+    passes = costs.window_gradient_choices(problem, device)
+    assert passes is not None
+    monkeypatch.setattr(costs, "faster_window_gradients", lambda *_: passes)
+    check_backward(BACKENDS["fused"][0], problem, inputs(problem))

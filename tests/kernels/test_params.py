@@ -24,7 +24,7 @@ from cupyna.kernels.fused.params import (
 from cupyna.kernels.gemm.params import GEMM_PARAMS, VECTORS, pack_gemm
 from cupyna.kernels.hopper.params import HOPPER_PARAMS
 from cupyna.kernels.params import PARAMS
-from cupyna.kernels.window.params import WINDOW_PARAMS
+from cupyna.kernels.window.params import WINDOW_GRADIENT_PARAMS, WINDOW_PARAMS
 from cupyna.problem import Problem
 
 DEVICE_SOURCES = Path(__file__).parents[2] / "cuda_src"
@@ -53,6 +53,7 @@ def assertions(struct: str, dtype: np.dtype) -> Iterator[str]:
         ("attention_params.cuh", "GradientParams", GRADIENT_PARAMS),
         ("window_params.cuh", "WindowParams", WINDOW_PARAMS),
         ("attention_params.cuh", "BiasGradientParams", BIAS_GRADIENT_PARAMS),
+        ("window_params.cuh", "WindowGradientParams", WINDOW_GRADIENT_PARAMS),
     ],
 )
 def test_the_mirror_lies_like_the_struct(

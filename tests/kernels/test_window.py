@@ -9,10 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cupyna.kernels.window.costs import window_choices, window_forward_choice
-from cupyna.kernels.window.shapes import WARP_ROWS, WINDOW_FORWARD_SHAPES
+from cupyna.kernels.window.costs import (
+    window_choices,
+    window_forward_choice,
+    window_gradient_choices,
+)
+from cupyna.kernels.window.shapes import (
+    WARP_ROWS,
+    WINDOW_FORWARD_SHAPES,
+    WINDOW_GRADIENT_SHAPES,
+)
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import problems
+from cupyna.tiles import TilePlan
 
 H200 = DeviceSpec("H200", "cuda", 0, 132, (9, 0), 232_448, 62_914_560, 4.8e6, 6.7e7)
 L4 = DeviceSpec("L4", "cuda", 0, 58, (8, 9), 101_376, 50_331_648, 3e5, 3e7)
@@ -21,7 +30,8 @@ L4 = DeviceSpec("L4", "cuda", 0, 58, (8, 9), 101_376, 50_331_648, 3e5, 3e7)
 @settings(max_examples=30)
 @given(problem=problems(dtypes=("float16",), max_tokens=400), pick=st.integers(0, 2**16))
 def test_every_choice_can_be_launched(problem: Problem, pick: int) -> None:
-    shape = WINDOW_FORWARD_SHAPES[pick % len(WINDOW_FORWARD_SHAPES)]
+    shapes = (*WINDOW_FORWARD_SHAPES, *WINDOW_GRADIENT_SHAPES)
+    shape = shapes[pick % len(shapes)]
     choices = list(window_choices(problem, H200, shape))
     if not choices:
         return
@@ -30,6 +40,8 @@ def test_every_choice_can_be_launched(problem: Problem, pick: int) -> None:
     assert choice.smem_bytes(problem) <= shape.smem_bytes <= H200.smem_bytes
     assert 1 <= choice.warps <= shape.warps
     assert all(s <= b for s, b in zip(choice.slot_box, choice.column_tile, strict=True))
+    boxes = TilePlan(problem.axes, choice.warp_tile, choice.slot_box, shape.side).largest_box
+    assert all(b <= shape.passes * s for s, b in zip(choice.slot_box, boxes, strict=True))
     keys = itertools.product(*map(range, choice.column_tile))
     rows = [sum(x * p for x, p in zip(key, choice.pitch, strict=True)) for key in keys]
     assert len(set(rows)) == len(rows), "no two keys share a row"
@@ -68,3 +80,17 @@ def test_an_image_of_small_windows_is_served(device: DeviceSpec) -> None:
 )
 def test_what_no_shape_serves_is_left_to_the_general_kernel(fields: dict[str, object]) -> None:
     assert window_forward_choice(image(**fields), H200) is None
+
+
+def test_keys_at_a_border_go_through_their_slots_again_where_that_is_cheaper() -> None:
+    problem = image(spatial=(64, 64), heads=16, kv_heads=16, head_dim=64, value_dim=64,
+                    kernel_size=(13, 13), batch=16)  # fmt: skip
+    passes = window_gradient_choices(problem, H200)
+    assert passes is not None and [chosen.shape.side for chosen in passes] == ["query", "key"]
+    _, keys = passes
+    assert keys.slot_box == (16, 16)
+    assert TilePlan(problem.axes, keys.warp_tile, keys.slot_box, "key").largest_box == (22, 22)
+
+
+def test_heads_that_share_keys_have_no_gradients_here() -> None:
+    assert window_gradient_choices(image(kv_heads=2), H200) is None

@@ -49,7 +49,7 @@ struct FusedRow {
     return params.query_sums + index() * params.head_dim + channel;
   }
 
-  // Statistics of the query, and sums of zero.
+  // Statistics of the query, and sums of zero where they are wanted.
   __device__ __forceinline__ void begin() const {
     float delta = 0;
     if (is_real && channel < params.value_dim) {
@@ -68,7 +68,7 @@ struct FusedRow {
       if (params.dlse.data != nullptr) delta -= *in<float>(params.dlse);
       params.statistics[index()] = Statistics{*in<float>(params.lse) * kLog2E, delta};
     }
-    if (channel < params.head_dim) {
+    if (params.query_sums != nullptr && channel < params.head_dim) {
       const float4 zero = make_float4(0, 0, 0, 0);
       reinterpret_cast<float4*>(sums())[0] = zero;
       reinterpret_cast<float4*>(sums())[1] = zero;

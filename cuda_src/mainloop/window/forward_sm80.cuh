@@ -14,15 +14,16 @@
 #include "../../common/pack.cuh"
 #include "../../ptx/mma_sm80.cuh"
 #include "../../softmax/online.cuh"
-#include "tile_sm80.cuh"
+#include "walk_sm80.cuh"
 
 namespace cupyna {
 
 template <typename T, int kHeadDim, int kSlots>
-struct WindowForwardSm80 : WindowTileSm80<T, kHeadDim, kSlots> {
-  using Tile = WindowTileSm80<T, kHeadDim, kSlots>;
-  using Tile::kRowBytes, Tile::kTokenBytes;
-  using Tile::lane, Tile::params, Tile::warp, Tile::warps, Tile::window;
+struct WindowForwardSm80 : WindowWalkSm80<T, kHeadDim, kSlots, Side::kQuery, 1, 2> {
+  using Walk = WindowWalkSm80<T, kHeadDim, kSlots, Side::kQuery, 1, 2>;
+  using Tile = typename Walk::Tile;
+  using Tile::kChunks, Tile::kRowBytes, Tile::kRows;
+  using Tile::lane, Tile::params, Tile::window;
   using typename Tile::Bounds;
   using typename Tile::WarpTile;
   using typename Tile::Work;
@@ -33,48 +34,22 @@ struct WindowForwardSm80 : WindowTileSm80<T, kHeadDim, kSlots> {
   static constexpr int kDepths = kHeadDim / 16;
   static constexpr bool kQueriesInRegisters = kHeadDim <= 64;
 
-  __device__ WindowForwardSm80(const WindowParams& window, unsigned char* memory)
-      : Tile(window, memory) {}
+  const Array& lse;
+
+  __device__ WindowForwardSm80(const WindowParams& given, unsigned char* memory)
+      : Walk(
+            given.grid, given.attention,
+            {given.attention.q, given.attention.out, given.attention.k, given.attention.v, nullptr},
+            memory),
+        lse(given.attention.lse) {}
 
   __device__ __forceinline__ void run() {
-    Tile::lay_slots();
-    Tile::lay_rows();
-    Tile::place(blockIdx.x, 0);
-    __syncthreads();
-    Tile::lay_masks();
-    int turn = 0;
-    for (unsigned work = blockIdx.x; work < window.works; work += gridDim.x, turn ^= 1) {
-      const Work& current = Tile::fixed().works[turn];
-      Tile::copy_box(current);
-      Tile::lay_seen(current);
-      __syncthreads();
-      Tile::lay_tiles(current);
-      __syncthreads();
-      copy_queries(warp, 0);
-      Tile::place(work + gridDim.x, turn ^ 1);
-      ptx::copy_async_wait<0>();
-      __syncthreads();
-      const int tiles = Tile::warp_tiles();
-#pragma unroll 1
-      for (int index = warp, stage = 0; index < tiles; index += warps, stage ^= 1) {
-        ptx::copy_async_wait<0>();
-        __syncwarp();
-        copy_queries(index + warps, stage ^ 1);
-        attend(current, index, Tile::queries(stage));
-      }
-      __syncthreads();  // all are done with the box
-    }
+    Walk::run([this](const Work& work, const WarpTile& tile, int side, unsigned char* rows, auto) {
+      if (tile.head >= 0) attend(work, tile, side, rows);
+    });
   }
 
  private:
-  __device__ __forceinline__ void copy_queries(int index, int stage) const {
-    if (index < Tile::warp_tiles()) {
-      const WarpTile tile = Tile::tiles()[index];
-      if (tile.head >= 0) Tile::copy_queries(Tile::queries(stage), tile);
-    }
-    ptx::copy_async_commit();
-  }
-
   __device__ __forceinline__ void load_query(unsigned (&fragment)[4], const unsigned char* rows,
                                              int depth) const {
     ptx::ldmatrix_x4(
@@ -85,8 +60,9 @@ struct WindowForwardSm80 : WindowTileSm80<T, kHeadDim, kSlots> {
     }
   }
 
-  __device__ __forceinline__ void attend(const Work& work, int index, unsigned char* rows) const {
-    if (Tile::tiles()[index].head < 0) return;
+  __device__ __forceinline__ void attend(const Work& work, const WarpTile& tile, int side,
+                                         unsigned char* rows) const {
+    if (tile.head < 0) return;
     unsigned queries[kQueriesInRegisters ? kDepths : 1][4];
     if constexpr (kQueriesInRegisters) {
 #pragma unroll
@@ -94,11 +70,12 @@ struct WindowForwardSm80 : WindowTileSm80<T, kHeadDim, kSlots> {
     }
     // Keys as the product takes them: 0-7 and 8-15, each with the lower and the upper 8 channels.
     // Values: both eights of keys with the lower 8 channels, then with the upper.
-    const unsigned corner = ptx::shared_address(Tile::tokens()) + Tile::tiles()[index].keys;
+    const unsigned corner = ptx::shared_address(Tile::tokens()) + tile.columns;
     const unsigned keys = corner + lane / 8 % 2 * 16;
     const unsigned values = corner + kHeadDim * 2 + lane / 16 * 16;
-    const Bounds* of_rows = Tile::bounds() + index * Tile::kRows + lane / 4;
-    const Bounds bounds[2] = {of_rows[0], of_rows[8]};
+    const typename Tile::Row* of_rows = Tile::fixed().rows + lane / 4;
+    const Bounds bounds[2] = {Tile::bounds_at(side, tile.corner + of_rows[0].field, {0, 0, 0}),
+                              Tile::bounds_at(side, tile.corner + of_rows[8].field, {0, 0, 0})};
 
     Sums sums = {};
     OnlineRow softmax[2];
@@ -140,7 +117,7 @@ struct WindowForwardSm80 : WindowTileSm80<T, kHeadDim, kSlots> {
       raise(scores, sums, softmax, block > 0);
       multiply_values(sums, scores, softmax, values, offsets);
     }
-    store(work, index, rows, sums, softmax);
+    store(work, tile, rows, sums, softmax);
   }
 
   // Takes the largest scores of a block, and brings what is summed so far to their scale.
@@ -194,10 +171,8 @@ struct WindowForwardSm80 : WindowTileSm80<T, kHeadDim, kSlots> {
     }
   }
 
-  __device__ __forceinline__ void store(const Work& work, int index, unsigned char* rows,
+  __device__ __forceinline__ void store(const Work& work, const WarpTile& tile, unsigned char* rows,
                                         const Sums& sums, const OnlineRow (&softmax)[2]) const {
-    // Found again: registers are short in between.
-    const WarpTile tile = Tile::tiles()[ptx::computed_here(index)];
     __syncwarp();  // every lane has read its part of Q
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -208,22 +183,36 @@ struct WindowForwardSm80 : WindowTileSm80<T, kHeadDim, kSlots> {
       for (int n = 0; n < kHeadDim / 8; ++n) {
         row[4 * n + lane % 4] = pack<T>(sums[n][2 * half] * factor, sums[n][2 * half + 1] * factor);
       }
-      if (params.lse.data != nullptr && lane % 4 == 0) {
+      if (lse.data != nullptr && lane % 4 == 0) {
         const typename Tile::Row to = Tile::fixed().rows[lane / 4 + 8 * half];
-        if (Tile::is_real(tile, to)) {
-          const Coordinate at = unpack_fields(to.field), first = unpack_fields(tile.first);
+        if (Tile::is_not_past(to, tile.last)) {
+          const Coordinate at = unpack_fields(to.field), first = unpack_fields(tile.corner);
           const Coordinate query{work.own[0].begin + first.x + at.x,
                                  work.own[1].begin + first.y + at.y,
                                  work.own[2].begin + first.z + at.z};
-          static_cast<float*>(params.lse.data)[Tile::offset_of(params.lse, work, query) +
-                                               tile.head * params.lse.head] =
+          static_cast<float*>(lse.data)[Tile::offset_of(lse, work, query) + tile.head * lse.head] =
               softmax[half].largest * params.scale + logf(sum);
         }
       }
     }
     __syncwarp();
-    Tile::write_outputs(rows, tile);
+    write_outputs(rows, tile);
     __syncwarp();  // before the next queries arrive here
+  }
+
+  __device__ __forceinline__ void write_outputs(const unsigned char* source,
+                                                const WarpTile& tile) const {
+    T* target = static_cast<T*>(params.out.data) + tile.second;
+    const unsigned last = tile.last;
+#pragma unroll
+    for (int i = lane; i < kRows * kChunks; i += 32) {
+      const int chunk = i % kChunks;
+      const typename Tile::Row to = Tile::fixed().rows[i / kChunks];
+      if (chunk * 8 < params.value_dim && Tile::is_not_past(to, last)) {
+        *reinterpret_cast<uint4*>(target + to.second + chunk * 8) =
+            *reinterpret_cast<const uint4*>(source + i / kChunks * kRowBytes + chunk * 16);
+      }
+    }
   }
 };
 

@@ -19,33 +19,47 @@
 
 namespace cupyna {
 
-template <typename T, int kHeadDim, int kSlots>
+// The arrays of the rows, those of the columns, and in the pass over keys what backward knows of
+// the columns.
+struct WindowOperands {
+  const Array &first_row, &second_row, &first_column, &second_column;
+  const Statistics* statistics;
+};
+
+template <typename T, int kHeadDim, int kSlots, Side kSide, int kRowArrays, int kStages>
 struct WindowTileSm80 {
+  // Keys at a border are seen by up to half as many more queries than elsewhere: a warp tile whose
+  // box is longer than its slots goes through them a second time.
+  static constexpr int kPasses = kSide == Side::kKey ? 2 : 1;
+
   static constexpr int kRows = 16;
   static constexpr int kChunks = kHeadDim / 8;  // of 16 bytes, of a key or a value
   static constexpr int kRowBytes = kHeadDim * 2 + 16;
   static constexpr int kTokenBytes = 2 * kHeadDim * 2 + 16;
-  static constexpr int kStageBytes = kRows * kRowBytes;  // of a warp's queries
+  static constexpr int kArrayBytes = kRows * kRowBytes;  // of a warp's rows
+  static constexpr int kStageBytes = kRowArrays * kArrayBytes;
   static_assert(kSlots % 16 == 0 && kSlots <= 128, "two bits for each eight slots in a word");
 
-  // Elements from a warp tile's first query to one of its rows, and the row's coordinates.
+  // Elements from a warp tile's first row to one of its rows, and the row's coordinates.
   struct alignas(8) Row {
-    long long q, out;
+    long long first, second;
     unsigned field;
   };
 
-  // One warp tile, for one head. The first query counts from the block's first.
+  // One warp tile, for one head. Its corner counts from the block's first row.
   struct alignas(16) WarpTile {
-    long long q, out;      // elements from the begin of the array to the first query
-    unsigned first, last;  // query of the tile, and last real one counted from it, packed
-    int keys;              // bytes from the box's first token to the corner of the tile's
-    int head;              // none where no query of the tile is real
+    long long first, second;  // elements from the begin of the arrays to the first row
+    unsigned corner, last;    // first row, and last real one counted from it, packed
+    unsigned again;           // columns from the first pass to the second along each axis, packed
+    int columns;              // bytes from the box's first token to the first of the tile's
+    int head;                 // none where no row of the tile is real
   };
+  static_assert(sizeof(WarpTile) == 48, "the host knows the size");
 
   // Where the words begin, in the first block of slots, for what lies before a window's begin and
   // before its end on each axis: two halves of one word, registers are short.
-  struct alignas(16) Bounds {
-    unsigned words[kAxes], unused;
+  struct Bounds {
+    unsigned words[kAxes];
 
     // The slots of a block that the window holds.
     __device__ __forceinline__ unsigned bits(const unsigned* below) const {
@@ -58,6 +72,15 @@ struct WindowTileSm80 {
     }
   };
 
+  // Where a line of the box along the last axis begins: elements from the box's first token, its
+  // place in shared memory and in the statistics, and its coordinates along the first two axes.
+  struct LinePlace {
+    long long first, second;
+    int token, query;
+    short x, y;
+  };
+  static_assert(sizeof(LinePlace) == 32, "the host knows the size");
+
   struct Work {
     AxisTile own[kAxes];
     Line line[kAxes];
@@ -66,33 +89,36 @@ struct WindowTileSm80 {
 
   struct Fixed {
     Row rows[kRows];
-    Work works[2];
+    Work works[3];  // the current one, the next and the one after it
   };
-  static constexpr int kFixedBytes = 768;
+  static constexpr int kFixedBytes = 1024;
   static_assert(sizeof(Fixed) <= kFixedBytes, "the host knows the size");
 
-  const WindowParams& window;
+  const WindowGrid& window;
   const AttentionParams& params;
+  const WindowOperands operands;
   unsigned char* const memory;
   const int warp, warps, lane;
 
-  __device__ WindowTileSm80(const WindowParams& window, unsigned char* memory)
+  __device__ WindowTileSm80(const WindowGrid& window, const AttentionParams& params,
+                            const WindowOperands& operands, unsigned char* memory)
       : window(window),
-        params(window.attention),
+        params(params),
+        operands(operands),
         memory(memory),
         warp(threadIdx.x / 32),
         warps(blockDim.x / 32),
         lane(threadIdx.x % 32) {}
 
-  // | fixed | tokens | queries, two tiles of each warp | offsets | fields | below | tiles |
-  // bounds of each row | seen |
+  // | fixed | tokens | rows, the stages of each warp | offsets | fields | below | lines |
+  // tiles of two works | seen of two works |
   __device__ __forceinline__ unsigned char* tokens() const { return memory + kFixedBytes; }
-  __device__ __forceinline__ unsigned char* queries(int stage) const {
-    return tokens() + window.box_tokens * kTokenBytes + (2 * warp + stage) * kStageBytes;
+  __device__ __forceinline__ unsigned char* rows(int stage) const {
+    return tokens() + window.box_tokens * kTokenBytes + (kStages * warp + stage) * kStageBytes;
   }
   __device__ __forceinline__ int* offsets() const {
     return reinterpret_cast<int*>(tokens() + window.box_tokens * kTokenBytes +
-                                  2 * warps * kStageBytes);
+                                  kStages * warps * kStageBytes);
   }
   __device__ __forceinline__ unsigned* fields() const {
     return reinterpret_cast<unsigned*>(offsets() + window.blocks_of_slots * kSlots);
@@ -101,23 +127,28 @@ struct WindowTileSm80 {
     return fields() + window.blocks_of_slots * kSlots;
   }
 
-  __device__ __forceinline__ WarpTile* tiles() const {
+  __device__ __forceinline__ LinePlace* lines() const {
     const int coordinates =
-        window.window[0].slots + window.window[1].slots + window.window[2].slots + kAxes;
-    return reinterpret_cast<WarpTile*>(below() + coordinates * window.blocks_of_slots * 4);
+        window.axis[0].slots + window.axis[1].slots + window.axis[2].slots + kAxes;
+    return reinterpret_cast<LinePlace*>(below() + coordinates * window.blocks_of_slots * 4);
   }
-  __device__ __forceinline__ Bounds* bounds() const {
-    return reinterpret_cast<Bounds*>(tiles() + warp_tiles());
+  __device__ __forceinline__ int line_count() const {
+    return window.axis[0].box * window.axis[1].box;
   }
-  __device__ __forceinline__ unsigned* seen() const {
-    return reinterpret_cast<unsigned*>(bounds() + warp_tiles() * kRows);
+  __device__ __forceinline__ WarpTile* tiles(int side) const {
+    return reinterpret_cast<WarpTile*>(lines() + line_count()) + side * warp_tiles();
+  }
+  // The words of `Bounds` for each position of the block's tile, along one axis after the other.
+  __device__ __forceinline__ unsigned* seen(int side) const {
+    return reinterpret_cast<unsigned*>(tiles(2)) +
+           side * kPasses * (extent(0) + extent(1) + extent(2));
   }
   __device__ __forceinline__ Fixed& fixed() const { return *reinterpret_cast<Fixed*>(memory); }
   __device__ __forceinline__ int extent(int axis) const {
-    return window.window[axis].warp_tiles << window.window[axis].warp_extent_log2;
+    return window.axis[axis].warp_tiles << window.axis[axis].warp_extent_log2;
   }
   __device__ __forceinline__ int warp_tiles() const {
-    return window.window[0].warp_tiles * window.window[1].warp_tiles * window.window[2].warp_tiles *
+    return window.axis[0].warp_tiles * window.axis[1].warp_tiles * window.axis[2].warp_tiles *
            params.head_group;
   }
 
@@ -137,7 +168,7 @@ struct WindowTileSm80 {
     const AxisParams& axis = params.axis[i];
     const AxisTiling tiling{axis.length,   axis.kernel_size,    axis.stride,
                             axis.dilation, axis.is_causal != 0, extent(i)};
-    placed.own[i] = tiling.tile(static_cast<int>(rest % params.tile[i].row_tiles), Side::kQuery);
+    placed.own[i] = tiling.tile(static_cast<int>(rest % params.tile[i].row_tiles), kSide);
     placed.line[i] = tiling.line(placed.own[i].group);
   }
 
@@ -149,40 +180,39 @@ struct WindowTileSm80 {
     return work.batch * array.batch + x * array.axis[0] + y * array.axis[1] + z * array.axis[2];
   }
 
-  // Begins to copy the box. What lies past the end of a line is zero.
-  __device__ __forceinline__ void copy_box(const Work& work) const {
-    constexpr int kLanes = 2 * kChunks < 32 ? 2 * kChunks : 32;  // of one token
-    constexpr int kTogether = 32 / kLanes;
-    const WindowAxis(&axes)[kAxes] = window.window;
-    const int lines = axes[0].box * axes[1].box;
-    const int chunk = lane % kLanes;
-    const bool is_value = chunk >= kChunks;
-    const int channel = (is_value ? chunk - kChunks : chunk) * 8;
-    const Array& array = is_value ? params.v : params.k;
-    const bool has_channel = channel < (is_value ? params.value_dim : params.head_dim);
-    const T* source =
-        static_cast<const T*>(array.data) + work.head * array.head + (has_channel ? channel : 0);
-    const long long step = kTogether * params.axis[2].dilation * array.axis[2];
-    const unsigned target = ptx::shared_address(tokens()) + chunk * 16;
-    for (int i = warp; i < lines; i += warps) {
+  // Place of a position in [tokens].
+  __device__ __forceinline__ long long token_of(const Work& work, const Coordinate& at) const {
+    const AxisParams(&axis)[kAxes] = params.axis;
+    const long long x = work.own[0].group + at.x * axis[0].dilation;
+    const int y = work.own[1].group + at.y * axis[1].dilation;
+    const int z = work.own[2].group + at.z * axis[2].dilation;
+    return (x * axis[1].length + y) * axis[2].length + z;
+  }
+
+  __device__ __forceinline__ const Statistics* statistics_of(const Work& work, int head) const {
+    const long long tokens = static_cast<long long>(params.axis[0].length) * params.axis[1].length *
+                             params.axis[2].length;
+    const int heads = window.kv_heads * params.head_group;
+    return operands.statistics + (static_cast<long long>(work.batch) * heads + head) * tokens;
+  }
+
+  __device__ __forceinline__ void lay_lines() const {
+    const WindowAxis(&axes)[kAxes] = window.axis;
+    for (int i = threadIdx.x; i < line_count(); i += blockDim.x) {
       const int x = i / axes[1].box, y = i - x * axes[1].box;
-      const Coordinate at{work.own[0].box_begin + x, work.own[1].box_begin + y,
-                          work.own[2].box_begin + lane / kLanes};
-      const bool is_there = has_channel && at.x < work.line[0].length && at.y < work.line[1].length;
-      const T* from = is_there ? source + offset_of(array, work, at) : source;
-      unsigned to = target + (x * axes[0].pitch + y * axes[1].pitch + lane / kLanes) * kTokenBytes;
-      int left = is_there ? work.line[2].length - at.z : 0;
-      for (int z = lane / kLanes; z < axes[2].box; z += kTogether) {
-        ptx::copy_async_16(to, left > 0 ? from : source, left > 0 ? 16 : 0);
-        from += step;
-        to += kTogether * kTokenBytes;
-        left -= kTogether;
-      }
+      const int of_x = x * params.axis[0].dilation * params.axis[1].length;
+      const Coordinate at{x, y, 0};
+      lines()[i] = LinePlace{step(operands.first_column, at),
+                             step(operands.second_column, at),
+                             x * axes[0].pitch + y * axes[1].pitch,
+                             (of_x + y * params.axis[1].dilation) * params.axis[2].length,
+                             static_cast<short>(x),
+                             static_cast<short>(y)};
     }
   }
 
   __device__ __forceinline__ void lay_slots() const {
-    const WindowAxis(&axes)[kAxes] = window.window;
+    const WindowAxis(&axes)[kAxes] = window.axis;
     for (int i = threadIdx.x; i < window.blocks_of_slots * kSlots; i += blockDim.x) {
       const int rest = i / axes[2].slots, z = i - rest * axes[2].slots;
       const int x = rest / axes[1].slots, y = rest - x * axes[1].slots;
@@ -199,7 +229,7 @@ struct WindowTileSm80 {
     int axis_words = 0;
 #pragma unroll
     for (int axis = 0; axis < kAxes; ++axis) {
-      const int words = (window.window[axis].slots + 1) * window.blocks_of_slots * 4;
+      const int words = (window.axis[axis].slots + 1) * window.blocks_of_slots * 4;
       for (int i = threadIdx.x; i < words; i += blockDim.x) {
         const int block = i / 4 % window.blocks_of_slots;
         const unsigned coordinate = i / 4 / window.blocks_of_slots;
@@ -223,119 +253,124 @@ struct WindowTileSm80 {
 
   __device__ __forceinline__ void lay_rows() const {
     if (threadIdx.x >= kRows) return;
-    const int log2_y = window.window[1].warp_extent_log2;
-    const int log2_z = window.window[2].warp_extent_log2;
+    const int log2_y = window.axis[1].warp_extent_log2;
+    const int log2_z = window.axis[2].warp_extent_log2;
     const int row = threadIdx.x;
     const Coordinate at{row >> (log2_y + log2_z), row >> log2_z & ((1 << log2_y) - 1),
                         row & ((1 << log2_z) - 1)};
-    fixed().rows[row] =
-        Row{step(params.q, at), step(params.out, at), pack_fields(at.x, at.y, at.z)};
+    fixed().rows[row] = Row{step(operands.first_row, at), step(operands.second_row, at),
+                            pack_fields(at.x, at.y, at.z)};
   }
 
-  // What a query sees of the box along each axis.
-  __device__ __forceinline__ void lay_seen(const Work& work) const {
-    int first = 0;
+  // What the rows of a work meet, and its warp tiles.
+  __device__ __forceinline__ void lay_tables(const Work& work, int side) const {
+    const int of_x = extent(0), of_y = of_x + extent(1), positions = of_y + extent(2);
+    for (int i = threadIdx.x; i < positions; i += blockDim.x) {
+      const int axis = i < of_x ? 0 : i < of_y ? 1 : 2;
+      const int position = i - (axis == 0 ? 0 : axis == 1 ? of_x : of_y);
 #pragma unroll
-    for (int axis = 0; axis < kAxes; ++axis) {
-      const AxisTile& own = work.own[axis];
-      for (int i = threadIdx.x; i < extent(axis); i += blockDim.x) {
-        // Rows past the end of a line repeat its last position.
-        const Interval keys = window_of(work.line[axis], min_of(own.begin + i, own.end - 1));
-        seen()[first + i] = keys.begin - own.box_begin | keys.end - own.box_begin << 16;
+      for (int pass = 0; pass < kPasses; ++pass) {
+        seen(side)[pass * positions + i] = words_of(work, axis, position, pass);
       }
-      first += extent(axis);
+    }
+    // The last threads begin, while the first are at the positions.
+    for (int i = blockDim.x - 1 - threadIdx.x; i < warp_tiles(); i += blockDim.x) {
+      tiles(side)[i] = warp_tile(work, i);
     }
   }
 
-  // The warp tiles and the bounds of their rows, a thread for each row.
-  __device__ __forceinline__ void lay_tiles(const Work& work) const {
-    const WindowAxis(&axes)[kAxes] = window.window;
-    for (int i = threadIdx.x; i < warp_tiles() * kRows; i += blockDim.x) {
-      const int index = i / kRows, row = i % kRows;
-      const int of_y = index / axes[2].warp_tiles, of_x = of_y / axes[1].warp_tiles;
-      const int of_group = of_x / axes[0].warp_tiles;
-      const Coordinate first{of_x - of_group * axes[0].warp_tiles << axes[0].warp_extent_log2,
-                             of_y - of_x * axes[1].warp_tiles << axes[1].warp_extent_log2,
-                             index - of_y * axes[2].warp_tiles << axes[2].warp_extent_log2};
-      const Coordinate at = unpack_fields(fixed().rows[row].field);
-      const unsigned* of_axis = seen();
-      int words = 0;
-      Coordinate corner;
-      Bounds found;
-      found.words[0] = bound(of_axis, words, 0, first.x, at.x, corner.x);
-      found.words[1] = bound(of_axis, words, 1, first.y, at.y, corner.y);
-      found.words[2] = bound(of_axis, words, 2, first.z, at.z, corner.z);
-      found.unused = 0;
-      bounds()[i] = found;
-      if (row != 0) continue;
-      const Coordinate query{work.own[0].begin + first.x, work.own[1].begin + first.y,
-                             work.own[2].begin + first.z};
-      const Coordinate last{work.own[0].end - 1 - query.x, work.own[1].end - 1 - query.y,
-                            work.own[2].end - 1 - query.z};
-      const bool is_real = last.x >= 0 && last.y >= 0 && last.z >= 0;
-      const int head = work.head * params.head_group + of_group;
-      WarpTile tile;
-      tile.q = offset_of(params.q, work, query) + head * params.q.head;
-      tile.out = offset_of(params.out, work, query) + head * params.out.head;
-      tile.first = pack_fields(first.x, first.y, first.z);
-      tile.last = is_real ? last_fields(last.x, last.y, last.z) : 0;
-      tile.keys = (corner.x * axes[0].pitch + corner.y * axes[1].pitch + corner.z) * kTokenBytes;
-      tile.head = is_real ? head : -1;
-      tiles()[index] = tile;
+  // Positions past the end of a line repeat its last one.
+  static __device__ __forceinline__ Interval columns_at(const Work& work, int axis, int position) {
+    const AxisTile& own = work.own[axis];
+    const Line& line = work.line[axis];
+    const int at = min_of(own.begin + position, own.end - 1);
+    if (kSide == Side::kKey) {
+      return {line.query_begin(at) - own.box_begin, line.query_end(at) - own.box_begin};
     }
+    return {line.window_begin(at) - own.box_begin, line.window_end(at) - own.box_begin};
   }
 
-  // Bounds of a row along one axis, and the corner of its tile's box inside the block's. The box is
-  // moved back where it would pass the block's end.
-  __device__ __forceinline__ unsigned bound(const unsigned*& of_axis, int& words, int axis,
-                                            int first, int at, int& corner) const {
-    const WindowAxis& along = window.window[axis];
-    const int slots = along.slots, entry = window.blocks_of_slots * 4;
-    corner = min_of(of_axis[first] & 0xffffu, along.box - slots);
-    const unsigned keys = of_axis[first + at];
-    const int before = keys & 0xffffu, past = keys >> 16;
-    const unsigned begin = words + min_of(max_of(before - corner, 0), slots) * entry;
-    const unsigned end = words + min_of(max_of(past - corner, 0), slots) * entry;
-    words += (slots + 1) * entry;
-    of_axis += extent(axis);
-    return begin | end << 16;
+  // Where the slots of the warp tile that begins at a position begin in the block's box. They are
+  // moved back where they would pass its end.
+  __device__ __forceinline__ int corner_of(const Work& work, int axis, int position,
+                                           int pass) const {
+    const WindowAxis& along = window.axis[axis];
+    const int begin = columns_at(work, axis, position).begin + pass * along.slots;
+    return min_of(begin, along.box - along.slots);
   }
 
-  static __device__ __forceinline__ bool is_real(const WarpTile& tile, const Row& row) {
-    return ((tile.last - row.field) & kGuards) == kGuards;
+  __device__ __forceinline__ unsigned words_of(const Work& work, int axis, int position,
+                                               int pass) const {
+    const WindowAxis& along = window.axis[axis];
+    const Interval columns = columns_at(work, axis, position);
+    const int log2 = along.warp_extent_log2, first = position >> log2 << log2;
+    const int corner = corner_of(work, axis, first, pass);
+    // A second pass takes what the first one left.
+    const int taken = pass == 0 ? 0 : corner_of(work, axis, first, 0) + along.slots - corner;
+    const int entry = window.blocks_of_slots * 4;
+    int words = 0;
+    for (int i = 0; i < axis; ++i) words += (window.axis[i].slots + 1) * entry;
+    const int begin = min_of(max_of(columns.begin - corner, taken), along.slots);
+    const int end = min_of(max_of(columns.end - corner, begin), along.slots);
+    return words + begin * entry | words + end * entry << 16;
+  }
+
+  // Columns from the first pass to the second, 0 where one is enough.
+  __device__ __forceinline__ int again_of(const Work& work, int axis, int position) const {
+    if (kPasses == 1) return 0;
+    const WindowAxis& along = window.axis[axis];
+    const int corner = corner_of(work, axis, position, 0);
+    const int last = position + (1 << along.warp_extent_log2) - 1;
+    if (columns_at(work, axis, last).end <= corner + along.slots) return 0;
+    return corner_of(work, axis, position, 1) - corner;
+  }
+
+  __device__ __forceinline__ WarpTile warp_tile(const Work& work, int index) const {
+    const WindowAxis(&axes)[kAxes] = window.axis;
+    const int of_y = index / axes[2].warp_tiles, of_x = of_y / axes[1].warp_tiles;
+    const int of_group = of_x / axes[0].warp_tiles;
+    const Coordinate first{of_x - of_group * axes[0].warp_tiles << axes[0].warp_extent_log2,
+                           of_y - of_x * axes[1].warp_tiles << axes[1].warp_extent_log2,
+                           index - of_y * axes[2].warp_tiles << axes[2].warp_extent_log2};
+    const Coordinate query{work.own[0].begin + first.x, work.own[1].begin + first.y,
+                           work.own[2].begin + first.z};
+    const Coordinate last{work.own[0].end - 1 - query.x, work.own[1].end - 1 - query.y,
+                          work.own[2].end - 1 - query.z};
+    const bool is_real = last.x >= 0 && last.y >= 0 && last.z >= 0;
+    const int head = work.head * params.head_group + of_group;
+    const int token = corner_of(work, 0, first.x, 0) * axes[0].pitch +
+                      corner_of(work, 1, first.y, 0) * axes[1].pitch +
+                      corner_of(work, 2, first.z, 0);
+    WarpTile tile;
+    tile.first = offset_of(operands.first_row, work, query) + head * operands.first_row.head;
+    tile.second = offset_of(operands.second_row, work, query) + head * operands.second_row.head;
+    tile.corner = pack_fields(first.x, first.y, first.z);
+    tile.last = is_real ? last_fields(last.x, last.y, last.z) : 0;
+    tile.again = pack_fields(again_of(work, 0, first.x), again_of(work, 1, first.y),
+                             again_of(work, 2, first.z));
+    tile.columns = token * kTokenBytes;
+    tile.head = is_real ? head : -1;
+    return tile;
+  }
+
+  // Of the row at a packed coordinate of the block's tile, in a pass along each axis.
+  __device__ __forceinline__ Bounds bounds_at(int side, unsigned packed,
+                                              const Coordinate& pass) const {
+    const Coordinate at = unpack_fields(packed);
+    const unsigned* words = seen(side);
+    const int of_y = extent(0), of_z = of_y + extent(1), positions = of_z + extent(2);
+    return Bounds{{words[pass.x * positions + at.x], words[pass.y * positions + of_y + at.y],
+                   words[pass.z * positions + of_z + at.z]}};
+  }
+
+  static __device__ __forceinline__ bool is_not_past(const Row& row, unsigned last) {
+    return ((last - row.field) & kGuards) == kGuards;
   }
 
   __device__ __forceinline__ long long step(const Array& array, const Coordinate& at) const {
     return at.x * params.axis[0].dilation * array.axis[0] +
            at.y * params.axis[1].dilation * array.axis[1] +
            at.z * params.axis[2].dilation * array.axis[2];
-  }
-
-  // Rows of 16-byte chunks between an array and a warp's own shared memory.
-  __device__ __forceinline__ void copy_queries(unsigned char* target, const WarpTile& tile) const {
-    const T* source = static_cast<const T*>(params.q.data) + tile.q;
-#pragma unroll
-    for (int i = lane; i < kRows * kChunks; i += 32) {
-      const int chunk = i % kChunks;
-      const Row from = fixed().rows[i / kChunks];
-      const bool is_there = chunk * 8 < params.head_dim && is_real(tile, from);
-      ptx::copy_async_16(ptx::shared_address(target) + i / kChunks * kRowBytes + chunk * 16,
-                         is_there ? source + from.q + chunk * 8 : source, is_there ? 16 : 0);
-    }
-  }
-
-  __device__ __forceinline__ void write_outputs(const unsigned char* source,
-                                                const WarpTile& tile) const {
-    T* target = static_cast<T*>(params.out.data) + tile.out;
-#pragma unroll
-    for (int i = lane; i < kRows * kChunks; i += 32) {
-      const int chunk = i % kChunks;
-      const Row to = fixed().rows[i / kChunks];
-      if (chunk * 8 < params.value_dim && is_real(tile, to)) {
-        *reinterpret_cast<uint4*>(target + to.out + chunk * 8) =
-            *reinterpret_cast<const uint4*>(source + i / kChunks * kRowBytes + chunk * 16);
-      }
-    }
   }
 };
 

@@ -24,6 +24,7 @@ __all__ = [
     "fused_choices",
     "fused_forward_choice",
     "fused_gradient_choices",
+    "gradient_time_us",
     "is_served",
     "lone_gradient_choice",
 ]
@@ -121,11 +122,21 @@ def fused_gradient_choices(problem: Problem, device: DeviceSpec) -> tuple[FusedC
     )
     if lone is None or problem.deterministic:
         return passes
+    lone_us = gradient_time_us(problem, device, (lone,))
+    return (lone,) if lone_us < gradient_time_us(problem, device, passes) else passes
+
+
+def gradient_time_us(
+    problem: Problem, device: DeviceSpec, passes: tuple[FusedChoice, ...]
+) -> float:
+    """Expected time of the passes of backward, with all that goes with them."""
+    time_us = sum(chosen.time_us for chosen in passes)
+    if len(passes) > 1:
+        return time_us
     # Sums of queries are cleared before, and read and rounded after.
     queries = problem.batch * problem.heads * math.prod(problem.spatial)
     moved_bytes = queries * (problem.head_dim * (4 + 4 + 2) + problem.value_dim * 4)
-    lone_us = lone.time_us + moved_bytes / device.bytes_per_us + _LAUNCH_US
-    return (lone,) if lone_us < sum(chosen.time_us for chosen in passes) else passes
+    return time_us + moved_bytes / device.bytes_per_us + _LAUNCH_US
 
 
 def fused_choices(problem: Problem, device: DeviceSpec, side: Pass) -> list[FusedChoice]:

@@ -7,31 +7,51 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
+from cupyna.geometry import Axis
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
 
-from ..fused.heuristics import fused_forward_choice
+from ..fused.heuristics import (
+    fused_forward_choice,
+    fused_gradient_choices,
+    gradient_time_us,
+)
 from ..fused.params import axis_tiles
-from .shapes import WARP_ROWS, WINDOW_FORWARD_SHAPES, WindowShape
+from .shapes import WARP_ROWS, WINDOW_FORWARD_SHAPES, WINDOW_GRADIENT_SHAPES, WindowShape
 
-__all__ = ["WindowChoice", "faster_window_choice", "window_forward_choice"]
+__all__ = [
+    "WindowChoice",
+    "faster_window_choice",
+    "faster_window_gradients",
+    "portable_forward_us",
+    "window_forward_choice",
+    "window_gradient_choices",
+]
 
 # Clocks of one multiprocessor: per multiplication of a pair's channel with all that goes with it,
 # per warp tile, per 16 bytes copied into shared memory, and per block's tile; and of a launch.
-# Fitted to 126 tilings of 16 problems measured on an H200, with a root-mean-square error of 14 %.
-_MULTIPLY = 1.63e-3
-_WARP_TILE = 219.0
-_COPY = 0.94
-_TILE = 1130.0
+# Fitted to 306 tilings of 18 problems measured on an H200, forward and both passes of backward,
+# with a root-mean-square error of 16 %.
+_MULTIPLY = 1.64e-3
+_WARP_TILE = 113.0
+_COPY = 0.49
+_TILE = 1000.0
 _CLOCKS_PER_US = 1700.0
-_LAUNCH_US = 3.8
+_LAUNCH_US = 8.7
 # Fewer warps than these on a multiprocessor leave it waiting.
-_ENOUGH_WARPS = 10
-_WAITING = 0.23
+_ENOUGH_WARPS = 16
+_WAITING = 0.4
+
+# The general kernels' model is fitted to larger windows. Where windows are small they took longer
+# than it says, by these medians.
+_GENERAL_FORWARD = 1.2
+_GENERAL_BACKWARD = 1.5
+
 _SMEM_RESERVED_BYTES = 1024  # of each block, by the system
 _MOST_WARP_TILES = 32
 _MOST_SLOTS = 448  # a packed coordinate has nine bits, and one number means none
@@ -95,6 +115,7 @@ class WindowChoice:
             self.warps,
             (*leading, *self.slot_box),
             self.blocks_of_slots,
+            math.prod(self.column_tile[:-1]),
             (*leading, *self.row_tile),
             math.prod(self.warp_tiles) * problem.head_group,
         )
@@ -115,17 +136,31 @@ class WindowChoice:
 
     def plan(self, problem: Problem) -> TilePlan:
         """The products of every warp tile."""
-        return TilePlan.of(problem, self.warp_tile, self.slot_box)
+        return TilePlan(problem.axes, self.warp_tile, self.slot_box, self.shape.side)
 
 
 @lru_cache(maxsize=1024)
 def window_forward_choice(problem: Problem, device: DeviceSpec) -> WindowChoice | None:
     """The cheapest shape and tiles of forward; None where no shape serves the problem."""
-    fitting = [
-        shape
-        for shape in WINDOW_FORWARD_SHAPES
-        if shape.serves(problem) and shape.smem_bytes <= device.smem_bytes
-    ]
+    return _cheapest(problem, device, WINDOW_FORWARD_SHAPES)
+
+
+@lru_cache(maxsize=1024)
+def window_gradient_choices(
+    problem: Problem, device: DeviceSpec
+) -> tuple[WindowChoice, WindowChoice] | None:
+    """Those of backward, over queries and over keys; None where no shape serves the problem."""
+    query, key = (
+        _cheapest(problem, device, [s for s in WINDOW_GRADIENT_SHAPES if s.side == side])
+        for side in ("query", "key")
+    )
+    return None if query is None or key is None else (query, key)
+
+
+def _cheapest(
+    problem: Problem, device: DeviceSpec, shapes: Sequence[WindowShape]
+) -> WindowChoice | None:
+    fitting = [s for s in shapes if s.serves(problem) and s.smem_bytes <= device.smem_bytes]
     if not fitting or problem.window > _MOST_SLOTS:
         return None
     shape = min(fitting, key=lambda one: one.head_dim)
@@ -136,9 +171,33 @@ def window_forward_choice(problem: Problem, device: DeviceSpec) -> WindowChoice 
 def faster_window_choice(problem: Problem, device: DeviceSpec) -> WindowChoice | None:
     """The cheapest where the models hold it faster than the general kernel, else None."""
     window = window_forward_choice(problem, device)
-    if window is None or window.time_us >= fused_forward_choice(problem, device).time_us:
+    if window is None:
         return None
-    return window
+    general_us = _GENERAL_FORWARD * fused_forward_choice(problem, device).time_us
+    return window if window.time_us < general_us else None
+
+
+def portable_forward_us(problem: Problem, device: DeviceSpec) -> float:
+    """What forward is expected to take with the faster of these kernels and the general one."""
+    general_us = fused_forward_choice(problem, device).time_us
+    window = window_forward_choice(problem, device)
+    return general_us if window is None else min(window.time_us, _GENERAL_FORWARD * general_us)
+
+
+def faster_window_gradients(
+    problem: Problem, device: DeviceSpec
+) -> tuple[WindowChoice, WindowChoice] | None:
+    """Those of backward where the models hold them faster than the general kernels, else None."""
+    passes = window_gradient_choices(problem, device)
+    if passes is None:
+        return None
+    # Another kernel reads the outputs and their gradients before.
+    queries = problem.batch * problem.heads * math.prod(problem.spatial)
+    time_us = _LAUNCH_US + queries * problem.value_dim * 4 / device.bytes_per_us
+    time_us += sum(chosen.time_us for chosen in passes)
+    general = fused_gradient_choices(problem, device)
+    general_us = _GENERAL_BACKWARD * gradient_time_us(problem, device, general)
+    return passes if time_us < general_us else None
 
 
 def window_choices(
@@ -149,33 +208,45 @@ def window_choices(
     for warp_tile in itertools.product(powers, repeat=problem.rank):
         if math.prod(warp_tile) != WARP_ROWS:
             continue
-        slot_box = _largest_box(problem, warp_tile)
-        if math.prod(slot_box) > _MOST_SLOTS:
-            continue
         most = [
             -(-axis.group_length(0) // extent)
             for axis, extent in zip(problem.axes, warp_tile, strict=True)
         ]
-        for warp_tiles in _grids(most, _MOST_WARP_TILES):
-            row_tile = _product(warp_tile, warp_tiles)
-            box = _largest_box(problem, row_tile)
-            pitch = _pitch(box, slot_box)
-            items = math.prod(warp_tiles) * problem.head_group
-            for warps in _warps(items, shape):
-                choice = WindowChoice(shape, warp_tile, warp_tiles, slot_box, box, pitch, warps)
-                if (
-                    choice.smem_bytes(problem) <= shape.smem_bytes
-                    and choice.works(problem) <= _MOST_WORKS
-                ):
-                    yield _timed(problem, device, choice, items)
+        for slot_box in _slot_boxes(problem, warp_tile, shape):
+            for warp_tiles in _grids(most, _MOST_WARP_TILES):
+                row_tile = _product(warp_tile, warp_tiles)
+                box = _largest_box(problem.axes, row_tile, shape.side)
+                pitch = _pitch(box, slot_box)
+                items = math.prod(warp_tiles) * problem.head_group
+                for warps in _warps(items, shape):
+                    choice = WindowChoice(shape, warp_tile, warp_tiles, slot_box, box, pitch, warps)
+                    if (
+                        choice.smem_bytes(problem) <= shape.smem_bytes
+                        and choice.works(problem) <= _MOST_WORKS
+                    ):
+                        yield _timed(problem, device, choice, items)
+
+
+def _slot_boxes(
+    problem: Problem, warp_tile: tuple[int, ...], shape: WindowShape
+) -> list[tuple[int, ...]]:
+    """Boxes that hold the columns of every warp tile, perhaps in two passes along an axis."""
+    largest = _largest_box(problem.axes, warp_tile, shape.side)
+    boxes = {largest}
+    if shape.passes == 2:
+        usual = _largest_box(problem.axes, warp_tile, "query")
+        boxes.add(tuple(max(-(-a // 2), min(a, b)) for a, b in zip(largest, usual, strict=True)))
+    return [box for box in sorted(boxes) if math.prod(box) <= _MOST_SLOTS]
 
 
 def _timed(problem: Problem, device: DeviceSpec, choice: WindowChoice, items: int) -> WindowChoice:
     shape = choice.shape
     # Warp tiles past the end of a line are skipped, but their warp waits for the others.
     rounds = -(-items // choice.warps) * choice.warps
-    products = choice.blocks_of_slots * shape.slots * WARP_ROWS
-    of_tile = products * 2 * shape.head_dim * _MULTIPLY + _WARP_TILE
+    products = float(choice.blocks_of_slots * shape.slots * WARP_ROWS)
+    if shape.passes == 2:
+        products *= _passes(problem.axes, choice.warp_tile, choice.slot_box)
+    of_tile = products * shape.products * shape.head_dim * _MULTIPLY + _WARP_TILE
     chunks = math.prod(choice.column_tile) * shape.head_dim * 4 / 16
     resident = choice.resident(problem, device)
     waiting = max(1.0, _ENOUGH_WARPS / (resident * choice.warps)) ** _WAITING
@@ -191,12 +262,22 @@ def _timed(problem: Problem, device: DeviceSpec, choice: WindowChoice, items: in
     )  # fmt: skip
 
 
+@lru_cache(maxsize=256)
+def _passes(axes: tuple[Axis, ...], keys: tuple[int, ...], slot_box: tuple[int, ...]) -> float:
+    """How often a tile of keys goes through its slots, on average."""
+    counts = TilePlan(axes, keys, slot_box, "key").counts
+    return counts.box_tiles / counts.tiles
+
+
 def _product(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(x * y for x, y in zip(a, b, strict=True))
 
 
-def _largest_box(problem: Problem, tile: tuple[int, ...]) -> tuple[int, ...]:
-    return TilePlan(problem.axes, tile, tile).largest_box
+@lru_cache(maxsize=4096)
+def _largest_box(
+    axes: tuple[Axis, ...], tile: tuple[int, ...], side: Literal["query", "key"]
+) -> tuple[int, ...]:
+    return TilePlan(axes, tile, tile, side).largest_box
 
 
 def _grids(most: list[int], limit: int) -> Iterator[tuple[int, ...]]:

@@ -1,15 +1,20 @@
-"""One launch of a small-window kernel."""
+"""Launches of the small-window kernels."""
 
 from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
 
 from cupyna.arrays.device_array import DeviceArray
 from cupyna.problem import DeviceSpec, Problem
 
 from .. import launch, loader
+from ..fused.params import Gradients
 from .costs import WindowChoice
-from .params import pack_window
+from .params import pack_window, pack_window_gradient
 
-__all__ = ["launch_window_forward"]
+__all__ = ["launch_window_forward", "launch_window_gradient"]
 
 
 def launch_window_forward(
@@ -25,6 +30,35 @@ def launch_window_forward(
     lse: DeviceArray | None,
 ) -> None:
     """Queue forward on a device's stream."""
+    params = pack_window(problem, scale, chosen, q, k, v, out, lse)
+    _launch(problem, chosen, device, stream, params)
+
+
+def launch_window_gradient(
+    problem: Problem,
+    scale: float,
+    chosen: WindowChoice,
+    device: DeviceSpec,
+    stream: int,
+    q: DeviceArray,
+    k: DeviceArray,
+    v: DeviceArray,
+    out: DeviceArray,
+    lse: DeviceArray,
+    gradients: Gradients,
+) -> None:
+    """Queue the pass of backward over queries or keys; statistics are there before it."""
+    params = pack_window_gradient(problem, scale, chosen, q, k, v, out, lse, gradients)
+    _launch(problem, chosen, device, stream, params)
+
+
+def _launch(
+    problem: Problem,
+    chosen: WindowChoice,
+    device: DeviceSpec,
+    stream: int,
+    params: np.ndarray[Any, Any],
+) -> None:
     blocks = min(chosen.works(problem), chosen.resident(problem, device) * device.processors)
     launch.launch(
         loader.load(chosen.shape.variant(problem), device.index),
@@ -32,5 +66,5 @@ def launch_window_forward(
         (32 * chosen.warps,),
         chosen.smem_bytes(problem),
         stream,
-        pack_window(problem, scale, chosen, q, k, v, out, lse),
+        params,
     )

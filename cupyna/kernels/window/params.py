@@ -1,4 +1,4 @@
-"""The mirror of ``WindowParams``: the argument of the small-window kernels."""
+"""The mirrors of ``WindowParams`` and ``WindowGradientParams``: what the kernels are told."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ import numpy as np
 from cupyna.arrays.device_array import DeviceArray
 from cupyna.problem import Problem
 
-from ..fused.params import ATTENTION_PARAMS, pack_attention
+from ..fused.params import (
+    ATTENTION_PARAMS,
+    GRADIENT_PARAMS,
+    Gradients,
+    pack_attention,
+    pack_gradient,
+)
 from ..params import AXES
 from .costs import WindowChoice
 
-__all__ = ["WINDOW_PARAMS", "pack_window"]
+__all__ = ["WINDOW_GRADIENT_PARAMS", "WINDOW_PARAMS", "pack_window", "pack_window_gradient"]
 
 WINDOW_AXIS = np.dtype(
     [
@@ -23,16 +29,20 @@ WINDOW_AXIS = np.dtype(
     align=True,
 )  # fmt: skip
 
-WINDOW_PARAMS = np.dtype(
+WINDOW_GRID = np.dtype(
     [
-        ("attention", ATTENTION_PARAMS),
-        ("window", WINDOW_AXIS, AXES),
+        ("axis", WINDOW_AXIS, AXES),
         ("blocks_of_slots", np.int32),
         ("box_tokens", np.int32),
         ("kv_heads", np.int32),
         ("works", np.uint32),
     ],
     align=True,
+)
+
+WINDOW_PARAMS = np.dtype([("attention", ATTENTION_PARAMS), ("grid", WINDOW_GRID)], align=True)
+WINDOW_GRADIENT_PARAMS = np.dtype(
+    [("attention", GRADIENT_PARAMS), ("grid", WINDOW_GRID)], align=True
 )
 
 
@@ -52,16 +62,39 @@ def pack_window(
     packed = pack_attention(problem, scale, *tiles, q, k, v, None, out, lse)
     for name in ATTENTION_PARAMS.names or ():
         params["attention"][name] = packed[name]
+    _fill_grid(params["grid"][0], problem, chosen)
+    return params
+
+
+def pack_window_gradient(
+    problem: Problem,
+    scale: float,
+    chosen: WindowChoice,
+    q: DeviceArray,
+    k: DeviceArray,
+    v: DeviceArray,
+    out: DeviceArray,
+    lse: DeviceArray,
+    gradients: Gradients,
+) -> np.ndarray[Any, Any]:
+    """One launch of backward, for the gradients of one side."""
+    params = np.zeros(1, WINDOW_GRADIENT_PARAMS)
+    tiles = chosen.row_tile, chosen.column_tile
+    params["attention"] = pack_gradient(problem, scale, *tiles, q, k, v, None, out, lse, gradients)
+    _fill_grid(params["grid"][0], problem, chosen)
+    return params
+
+
+def _fill_grid(grid: Any, problem: Problem, chosen: WindowChoice) -> None:
     padding = AXES - problem.rank
     axes = zip(
         chosen.warp_tile, chosen.warp_tiles, chosen.slot_box, chosen.column_tile, chosen.pitch,
         strict=True,
     )  # fmt: skip
-    params["window"][0] = [(0, 1, 1, 1, chosen.pitch[0])] * padding + [
+    grid["axis"] = [(0, 1, 1, 1, chosen.pitch[0])] * padding + [
         (extent.bit_length() - 1, *rest) for extent, *rest in axes
     ]
-    params["blocks_of_slots"] = chosen.blocks_of_slots
-    params["box_tokens"] = chosen.box_tokens
-    params["kv_heads"] = problem.kv_heads
-    params["works"] = chosen.works(problem)
-    return params
+    grid["blocks_of_slots"] = chosen.blocks_of_slots
+    grid["box_tokens"] = chosen.box_tokens
+    grid["kv_heads"] = problem.kv_heads
+    grid["works"] = chosen.works(problem)

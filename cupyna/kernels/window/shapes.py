@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from cupyna.problem import Problem
 
 from ..variant import Variant
 
-__all__ = ["WARP_ROWS", "WINDOW_FORWARD_SHAPES", "WindowShape"]
+__all__ = ["WARP_ROWS", "WINDOW_FORWARD_SHAPES", "WINDOW_GRADIENT_SHAPES", "WindowShape"]
 
 WARP_ROWS = 16
-_FIXED_BYTES = 768
+_FIXED_BYTES = 1024
 _PADDING_BYTES = 16  # of a row, so that rows begin in different banks
-_STAGES = 2
+# Of rows that a warp has in shared memory: two tiles of queries, or one of two arrays.
+_ROWS = 2
 _SLOT_TABLE_BYTES = 4 + 4
-_ITEM_BYTES = 32 + WARP_ROWS * 16
-_POSITION_BYTES = 4
+_ITEM_BYTES = 2 * 48  # of this work and the next
+_POSITION_BYTES = 2 * 4
+_LINE_BYTES = 32
 _MASK_BYTES = 4 * 4  # of one coordinate and one block of slots
 
 
@@ -36,6 +39,8 @@ class WindowShape:
         Most threads of one block.
     smem_kib : int
         Most shared memory of one block. Every device since Ampere has 99 KiB.
+    gradient : {"query", "key"}, optional
+        Whose gradients it gives; by default it is forward.
     """
 
     head_dim: int
@@ -43,6 +48,22 @@ class WindowShape:
     blocks: int
     threads: int
     smem_kib: int
+    gradient: Literal["query", "key"] | None = None
+
+    @property
+    def side(self) -> Literal["query", "key"]:
+        """What rows are."""
+        return self.gradient or "query"
+
+    @property
+    def products(self) -> int:
+        """Matrix products of each pair of tokens."""
+        return {None: 2, "query": 3, "key": 4}[self.gradient]
+
+    @property
+    def passes(self) -> int:
+        """How often a warp tile may go through its slots, along one axis."""
+        return 2 if self.side == "key" else 1
 
     @property
     def warps(self) -> int:
@@ -60,16 +81,18 @@ class WindowShape:
         warps: int,
         slot_box: tuple[int, ...],
         blocks_of_slots: int,
+        lines: int,
         row_tile: tuple[int, ...],
         items: int,
     ) -> int:
         """Shared memory of a launch: a box of keys and values, queries of warps, and tables."""
         tokens = box_tokens * (2 * self.head_dim * 2 + _PADDING_BYTES)
-        rows = warps * _STAGES * WARP_ROWS * (self.head_dim * 2 + _PADDING_BYTES)
+        rows = warps * _ROWS * WARP_ROWS * (self.head_dim * 2 + _PADDING_BYTES)
         offsets = blocks_of_slots * self.slots * _SLOT_TABLE_BYTES
         masks = sum(extent + 1 for extent in slot_box) * blocks_of_slots * _MASK_BYTES
-        items_bytes = items * _ITEM_BYTES + sum(row_tile) * _POSITION_BYTES
-        return _FIXED_BYTES + tokens + rows + offsets + masks + items_bytes
+        items_bytes = items * _ITEM_BYTES + sum(row_tile) * self.passes * _POSITION_BYTES
+        lines_bytes = lines * _LINE_BYTES
+        return _FIXED_BYTES + tokens + rows + offsets + masks + lines_bytes + items_bytes
 
     def serves(self, problem: Problem) -> bool:
         """Whether it has the elements and the channels of a problem; none has a bias."""
@@ -77,6 +100,7 @@ class WindowShape:
             problem.item_bytes == 2
             and not problem.has_bias
             and max(problem.head_dim, problem.value_dim) <= self.head_dim
+            and (self.gradient is None or problem.heads == problem.kv_heads)
         )
 
     def variant(self, problem: Problem) -> Variant:
@@ -85,13 +109,15 @@ class WindowShape:
 
     def row(self, dtype: str) -> Variant:
         """The manifest's row of a dtype."""
+        sizes = (("HEAD_DIM", self.head_dim), ("SLOTS", self.slots), ("BLOCKS", self.blocks))
+        side = () if self.gradient is None else (("SIDE", int(self.gradient == "key")),)
         return Variant(
-            "window_forward_sm80",
+            "window_forward_sm80" if self.gradient is None else "window_gradient_sm80",
             dtype,
             0,
             threads=self.threads,
             smem_bytes=self.smem_bytes,
-            defines=(("HEAD_DIM", self.head_dim), ("SLOTS", self.slots), ("BLOCKS", self.blocks)),
+            defines=(*side, *sizes),
         )
 
 
@@ -99,4 +125,11 @@ WINDOW_FORWARD_SHAPES = (
     WindowShape(32, slots=112, blocks=3, threads=128, smem_kib=99),
     WindowShape(64, slots=64, blocks=1, threads=384, smem_kib=227),
     WindowShape(128, slots=64, blocks=1, threads=256, smem_kib=227),
+)
+
+WINDOW_GRADIENT_SHAPES = (
+    WindowShape(32, slots=112, blocks=4, threads=128, smem_kib=99, gradient="query"),
+    WindowShape(32, slots=128, blocks=3, threads=128, smem_kib=99, gradient="key"),
+    WindowShape(64, slots=64, blocks=1, threads=384, smem_kib=227, gradient="query"),
+    WindowShape(64, slots=64, blocks=1, threads=256, smem_kib=227, gradient="key"),
 )
