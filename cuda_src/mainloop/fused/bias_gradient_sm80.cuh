@@ -44,6 +44,9 @@ struct FusedBiasGradientSm80 {
   struct Shared : Tile::Shared {
     // Of every thread's scores: registers are too short for them.
     BiasPair<T> biases[kColumns / 8][2][kThreads];
+    // Of rows, as of columns: coordinates inside a tile, and elements from the first one.
+    unsigned row_fields[kRows];
+    typename Tile::Step row_steps[kRows];
     unsigned met[kWarps];  // of kThreads tiles of queries, those that meet their tile of keys
   };
   static_assert((2 * kRows + 2 * kColumns) * kHeadDim * sizeof(T) >= kRows * kColumns * 4,
@@ -61,7 +64,7 @@ struct FusedBiasGradientSm80 {
   }
 
   __device__ __forceinline__ void run() {
-    tile_of(0).lay_columns();
+    lay_steps();
     __syncthreads();
     Scores sums = {};
     const int warp = threadIdx.x / 32;
@@ -100,6 +103,17 @@ struct FusedBiasGradientSm80 {
   __device__ __forceinline__ Tile tile_of(int batch) const {
     return Tile(params, Operands{params.q, params.dout}, Operands{params.k, params.v},
                 params.statistics, shared, batch);
+  }
+
+  __device__ __forceinline__ void lay_steps() const {
+    const Tile tile = tile_of(0);
+    tile.lay_columns();
+    for (int row = threadIdx.x; row < kRows; row += kThreads) {
+      const Coordinate at = row_coordinate(row);
+      shared.row_fields[row] = pack_fields(at.x, at.y, at.z);
+      shared.row_steps[row] =
+          typename Tile::Step{tile.step(params.q, at), tile.step(params.dout, at)};
+    }
   }
 
   // Whether a tile of queries sees any of the tile of keys at the block's distance.
@@ -158,13 +172,26 @@ struct FusedBiasGradientSm80 {
     tile.place(index);
     __syncthreads();
     const AxisTile(&own)[kAxes] = shared.own;
-    const Coordinate origin{own[0].begin + distance.x, own[1].begin + distance.y,
-                            own[2].begin + distance.z};
-    tile.copy_rows(shared.rows[0], params.q, params.head_dim);
-    copy_box(tile, shared.first[0], params.k, &Tile::Step::first, origin, params.head_dim);
+    const Coordinate begin{own[0].begin, own[1].begin, own[2].begin};
+    const Coordinate origin{begin.x + distance.x, begin.y + distance.y, begin.z + distance.z};
+    const PackedWindow rows(
+        Window{Interval{own[0].begin, own[0].end}, Interval{own[1].begin, own[1].end},
+               Interval{own[2].begin, own[2].end}},
+        begin);
+    const PackedWindow keys(Window{Interval{own[0].box_begin, own[0].box_end},
+                                   Interval{own[1].box_begin, own[1].box_end},
+                                   Interval{own[2].box_begin, own[2].box_end}},
+                            origin);
+    const int kv_head = tile.head / params.head_group;
+    copy<kRows>(shared.rows[0], params.q, tile.row_offset(params.q, begin, tile.head),
+                shared.row_fields, shared.row_steps, &Tile::Step::first, rows, params.head_dim);
+    copy<kColumns>(shared.first[0], params.k, tile.row_offset(params.k, origin, kv_head),
+                   shared.fields, shared.steps, &Tile::Step::first, keys, params.head_dim);
     ptx::copy_async_commit();
-    tile.copy_rows(shared.rows[1], params.dout, params.value_dim);
-    copy_box(tile, shared.second[0], params.v, &Tile::Step::second, origin, params.value_dim);
+    copy<kRows>(shared.rows[1], params.dout, tile.row_offset(params.dout, begin, tile.head),
+                shared.row_fields, shared.row_steps, &Tile::Step::second, rows, params.value_dim);
+    copy<kColumns>(shared.second[0], params.v, tile.row_offset(params.v, origin, kv_head),
+                   shared.fields, shared.steps, &Tile::Step::second, keys, params.value_dim);
     ptx::copy_async_commit();
     tile.lay_rows();
     for (int row = threadIdx.x; row < kRows; row += kThreads) {
@@ -233,27 +260,23 @@ struct FusedBiasGradientSm80 {
     return is_cut;
   }
 
-  // The keys at `origin`; what lies outside the box of the tile of queries is zero.
-  __device__ __forceinline__ void copy_box(const Tile& tile, T* target, const Array& array,
-                                           long long Tile::Step::* step, const Coordinate& origin,
-                                           int channels) const {
-    const AxisTile(&own)[kAxes] = shared.own;
-    const PackedWindow box(Window{Interval{own[0].box_begin, own[0].box_end},
-                                  Interval{own[1].box_begin, own[1].box_end},
-                                  Interval{own[2].box_begin, own[2].box_end}},
-                           origin);
+  // Tokens of one side; what lies outside the box of those that are there is zero.
+  template <int kTokens>
+  __device__ __forceinline__ void copy(T* target, const Array& array, long long offset,
+                                       const unsigned (&fields)[kTokens],
+                                       const typename Tile::Step (&steps)[kTokens],
+                                       long long Tile::Step::* step, const PackedWindow& box,
+                                       int channels) const {
     constexpr int kChunks = Tile::kChunks;
     const int thread = ptx::computed_here(threadIdx.x);
-    const int chunk = thread % kChunks;  // the same for all columns of a thread
+    const int chunk = thread % kChunks;  // the same for all tokens of a thread
     const bool has_chunk = chunk * Tile::kPerChunk < channels;
-    const T* source = static_cast<const T*>(array.data) +
-                      tile.row_offset(array, origin, tile.head / params.head_group) +
-                      chunk * Tile::kPerChunk;
+    const T* source = static_cast<const T*>(array.data) + offset + chunk * Tile::kPerChunk;
 #pragma unroll 4
-    for (int i = 0; i < kColumns * kChunks / kThreads; ++i) {
-      const int column = thread / kChunks + i * (kThreads / kChunks);
-      const bool is_there = has_chunk && box.contains(shared.fields[column]);
-      ptx::copy_async_16(Tile::address(target, column, chunk), source + shared.steps[column].*step,
+    for (int i = 0; i < kTokens * kChunks / kThreads; ++i) {
+      const int token = thread / kChunks + i * (kThreads / kChunks);
+      const bool is_there = has_chunk && box.contains(fields[token]);
+      ptx::copy_async_16(Tile::address(target, token, chunk), source + steps[token].*step,
                          is_there ? 16 : 0);
     }
   }

@@ -325,7 +325,7 @@ struct FusedGradientSm80
 #pragma unroll
     for (int i = 0; i < kWarps; ++i) met |= static_cast<unsigned>(shared.has_met[i]) << i;
     if (met == (1u << kWarps) - 1) {
-#pragma unroll 2
+#pragma unroll 4
       for (int depth = 0; depth < Tile::kRows / 16; ++depth) {
         multiply_queries(sums, depth, first_query, first_chunk);
       }
@@ -370,18 +370,19 @@ struct FusedGradientSm80
     const int lane = threadIdx.x % 32;
     const unsigned last = Tile::last_in_box(place.origin);
     const int channel = first_chunk * 8 + lane % 4 * 2;
-    float* base = params.query_sums + place.query * params.head_dim + channel;
+    float* const begin = params.query_sums + place.query * params.head_dim;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int query = first_query + i / 2 * 16 + i % 2 * 8 + lane / 4;
       const bool is_there = Tile::is_not_past(shared.fields[query], last);
-      float* row = base + static_cast<long long>(shared.tokens[query]) * params.head_dim;
+      float* row = begin + static_cast<long long>(shared.tokens[query]) * params.head_dim + channel;
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         const float (&four)[4] = sums[i / 2][n];
-        if (is_there && channel + n * 8 < params.head_dim) {
-          ptx::add_pair(row + n * 8, four[i % 2 * 2], four[i % 2 * 2 + 1]);
-        }
+        // What is no query's adds zero to the tile's first one: branches cost more.
+        const bool is_wanted = is_there && channel + n * 8 < params.head_dim;
+        ptx::add_pair(is_wanted ? row + n * 8 : begin + lane % 4 * 2,
+                      is_wanted ? four[i % 2 * 2] : 0.f, is_wanted ? four[i % 2 * 2 + 1] : 0.f);
       }
     }
   }

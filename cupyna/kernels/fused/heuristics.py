@@ -217,7 +217,7 @@ def _time_us(
     chunks = block.box_tiles * copied * shape.head_dim * shape.item_bytes / 16 * 2
     multiplications: float = _MULTIPLICATIONS[shape.direction, shape.side] + shape.sums_queries
     if shape.shares > 1 and not shape.splits:  # each share computes all weights and their gradients
-        multiplications += 2 * (shape.shares - 1)
+        multiplications += (1 if shape.direction == "forward" else 2) * (shape.shares - 1)
     if shape.splits and shape.row_tiles > 1:
         multiplications *= _TALL_SPLIT
     if shape.item_bytes == 4:  # TF32 has half the rate of 16-bit elements

@@ -27,7 +27,8 @@ MOST_ADDITIONAL_CHANNELS = 128
 
 # Bytes of the tables beside the tiles: of one row, one column, one warp, and one block.
 _ROW_TABLE_BYTES = 24
-_COLUMN_TABLE_BYTES = 4 + 16 + 4
+_STEP_BYTES = 4 + 16
+_COLUMN_TABLE_BYTES = _STEP_BYTES + 4
 _WARP_TABLE_BYTES = 48
 _BLOCK_TABLE_BYTES = 3 * (28 + 16 + 48)
 _STATISTICS_BYTES = 8  # of one query
@@ -112,7 +113,7 @@ class FusedShape:
         tables += self.warps * _WARP_TABLE_BYTES + self._queries + _BLOCK_TABLE_BYTES
         scores = self.rows * self.columns * 2 + self.warps if self.sums_queries else 0
         if self.direction == "bias_gradient":
-            scores = self.rows * self.columns * self.item_bytes + 4 * self.warps
+            scores = self.rows * (self.columns * self.item_bytes + _STEP_BYTES) + 4 * self.warps
         if self.splits:  # weights and their gradients, for the other warp
             handed = (self.side == "key") + (not self.sums_queries)
             scores += handed * self.rows * self.columns * self.item_bytes
@@ -145,6 +146,7 @@ class FusedShape:
         shares: tuple[tuple[str, int], ...] = ()
         if self.direction == "gradient":
             side = (("SIDE", int(self.side == "key") + self.sums_queries),)
+        if self.direction == "gradient" or self.shares > 1:
             shares = (("SHARES", self.shares),)
         rounds = allow_tf32 and self.direction != "bias_gradient"
         products = (("TF32", 1 if rounds else 3),) if dtype == "float32" else ()
@@ -172,10 +174,13 @@ def _forward(
     columns: int,
     column_block: int,
     blocks: int = 2,
+    warps: int = 4,
+    shares: int = 1,
 ) -> FusedShape:
     return FusedShape(
-        "forward", "query", item_bytes, head_dim, row_tiles, 4, columns, column_block, blocks
-    )
+        "forward", "query", item_bytes, head_dim, row_tiles, warps, columns, column_block, blocks,
+        shares=shares,
+    )  # fmt: skip
 
 
 def _gradient(
@@ -187,9 +192,10 @@ def _gradient(
     column_block: int,
     blocks: int = 2,
     shares: int = 1,
+    warps: int = 4,
 ) -> FusedShape:
     return FusedShape(
-        "gradient", side, item_bytes, head_dim, row_tiles, 4, columns, column_block, blocks,
+        "gradient", side, item_bytes, head_dim, row_tiles, warps, columns, column_block, blocks,
         shares=shares,
     )  # fmt: skip
 
@@ -203,9 +209,11 @@ def _lone_gradient(
     )  # fmt: skip
 
 
-def _bias_gradient(item_bytes: int, head_dim: int, columns: int, blocks: int) -> FusedShape:
+def _bias_gradient(
+    item_bytes: int, head_dim: int, columns: int, blocks: int, warps: int = 4
+) -> FusedShape:
     return FusedShape(
-        "bias_gradient", "query", item_bytes, head_dim, 1, 4, columns, columns, blocks
+        "bias_gradient", "query", item_bytes, head_dim, 1, warps, columns, columns, blocks
     )  # fmt: skip
 
 
@@ -225,6 +233,7 @@ FORWARD_SHAPES = (
     _forward(4, 32, row_tiles=1, columns=64, column_block=64, blocks=3),
     _forward(4, 64, row_tiles=1, columns=32, column_block=32, blocks=3),
     _forward(4, 128, row_tiles=1, columns=32, column_block=32),
+    _forward(4, 256, row_tiles=1, columns=16, column_block=16, warps=2, shares=2),
 )
 
 GRADIENT_SHAPES = (
@@ -238,6 +247,7 @@ GRADIENT_SHAPES = (
     _gradient("query", 4, 32, row_tiles=1, columns=64, column_block=64, blocks=3),
     _gradient("query", 4, 64, row_tiles=1, columns=32, column_block=32, blocks=3),
     _gradient("query", 4, 128, row_tiles=1, columns=16, column_block=16, blocks=1),
+    _gradient("query", 4, 256, row_tiles=1, columns=16, column_block=16, shares=2, warps=1),
     _gradient("key", 2, 32, row_tiles=1, columns=64, column_block=64),
     _gradient("key", 2, 64, row_tiles=1, columns=64, column_block=64),
     _gradient("key", 2, 64, row_tiles=2, columns=32, column_block=32),
@@ -249,6 +259,7 @@ GRADIENT_SHAPES = (
     _gradient("key", 4, 64, row_tiles=1, columns=32, column_block=32),
     _gradient("key", 4, 128, row_tiles=1, columns=32, column_block=16, blocks=1, shares=2),
     _gradient("key", 4, 128, row_tiles=1, columns=16, column_block=16, blocks=1, shares=2),
+    _gradient("key", 4, 256, row_tiles=1, columns=16, column_block=16, shares=4, warps=1),
     # More keys to a block are fewer additions to the sums of each query.
     _lone_gradient(64, row_tiles=2, warps=4, column_block=32, blocks=2),
     _lone_gradient(128, row_tiles=1, warps=8, column_block=32, blocks=1),
@@ -264,4 +275,5 @@ BIAS_SHAPES = (
     _bias_gradient(4, 32, columns=32, blocks=3),
     _bias_gradient(4, 64, columns=32, blocks=3),
     _bias_gradient(4, 128, columns=16, blocks=2),
+    _bias_gradient(4, 256, columns=16, blocks=2, warps=2),
 )
