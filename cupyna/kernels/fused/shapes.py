@@ -32,6 +32,7 @@ _COLUMN_TABLE_BYTES = _STEP_BYTES + 4
 _WARP_TABLE_BYTES = 48
 _BLOCK_TABLE_BYTES = 3 * (28 + 16 + 48)
 _STATISTICS_BYTES = 8  # of one query
+_FOUND_TILES_BYTES = 32 * (3 * 28 + 4) + 3 * 4
 _ALIGNMENT_BYTES = 64  # between the tables
 _STAGES = 2
 
@@ -113,7 +114,8 @@ class FusedShape:
         tables += self.warps * _WARP_TABLE_BYTES + self._queries + _BLOCK_TABLE_BYTES
         scores = self.rows * self.columns * 2 + self.warps if self.sums_queries else 0
         if self.direction == "bias_gradient":
-            scores = self.rows * (self.columns * self.item_bytes + _STEP_BYTES) + 4 * self.warps
+            scores = self.rows * (self.columns * self.item_bytes + _STEP_BYTES + 4)
+            scores += _FOUND_TILES_BYTES
         if self.splits:  # weights and their gradients, for the other warp
             handed = (self.side == "key") + (not self.sums_queries)
             scores += handed * self.rows * self.columns * self.item_bytes
