@@ -381,10 +381,9 @@ struct FusedGradientSm80
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         const float (&four)[4] = sums[i / 2][n];
-        // What is no query's adds zero to the tile's first one: branches cost more.
-        const bool is_wanted = is_there && channel + n * 8 < params.head_dim;
-        ptx::add_pair(is_wanted ? row + n * 8 : begin + lane % 4 * 2,
-                      is_wanted ? four[i % 2 * 2] : 0.f, is_wanted ? four[i % 2 * 2 + 1] : 0.f);
+        if (is_there && channel + n * 8 < params.head_dim) {
+          ptx::add_pair(row + n * 8, four[i % 2 * 2], four[i % 2 * 2 + 1]);
+        }
       }
     }
   }

@@ -80,7 +80,7 @@ struct ProductsSm80 {
     if constexpr (!kAddsChannels) {
       multiply_rows<kIsApart>(scores, columns, load, 0, kRun);
     } else {
-#pragma unroll
+#pragma unroll 1
       for (int begin = 0; begin < kDepths; begin += kRun) {
         Scores part = {};
         multiply_rows<kIsApart>(part, columns, load, begin, kRun);
