@@ -221,7 +221,7 @@ def _time_us(
     if shape.splits and shape.row_tiles > 1:
         multiplications *= _TALL_SPLIT
     if shape.item_bytes == 4:  # TF32 has half the rate of 16-bit elements
-        multiplications *= 2 if problem.allow_tf32 else 6
+        multiplications *= 2 if problem.allow_tf32 and shape.has_tf32 else 6
     # Keys meet the queries of every head that reads theirs.
     clocks_of_heads = problem.heads * (
         products * (multiplications * shape.head_dim * _MULTIPLY + _SOFTMAX)

@@ -25,6 +25,9 @@ __all__ = [
 # Channels of the widest kernels that take keys beside the windows.
 MOST_ADDITIONAL_CHANNELS = 128
 
+# Channels of the widest float32 kernels that have a variant of plain TF32.
+MOST_TF32_CHANNELS = 128
+
 # Bytes of the tables beside the tiles: of one row, one column, one warp, and one block.
 _ROW_TABLE_BYTES = 24
 _STEP_BYTES = 4 + 16
@@ -130,6 +133,12 @@ class FusedShape:
             queries = self.rows if self.side == "query" else _STAGES * self.columns
         return queries * _STATISTICS_BYTES
 
+    @property
+    def has_tf32(self) -> bool:
+        """Whether float32 has a kernel of plain TF32, for the most common of its passes."""
+        is_pass = self.direction != "bias_gradient"
+        return self.item_bytes == 4 and is_pass and self.head_dim <= MOST_TF32_CHANNELS
+
     def serves(self, problem: Problem) -> bool:
         """Whether it has the elements, the channels and the bias of a problem."""
         return (
@@ -150,7 +159,7 @@ class FusedShape:
             side = (("SIDE", int(self.side == "key") + self.sums_queries),)
         if self.direction == "gradient" or self.shares > 1:
             shares = (("SHARES", self.shares),)
-        rounds = allow_tf32 and self.direction != "bias_gradient"
+        rounds = allow_tf32 and self.has_tf32
         products = (("TF32", 1 if rounds else 3),) if dtype == "float32" else ()
         tile = (
             ("HEAD_DIM", self.head_dim),
@@ -268,7 +277,6 @@ GRADIENT_SHAPES = (
     _lone_gradient(128, row_tiles=2, warps=4, column_block=32, blocks=1, shares=2),
 )
 
-# Float32 has no kernels of plain TF32 here: these do two products of ten.
 BIAS_SHAPES = (
     _bias_gradient(2, 32, columns=64, blocks=3),
     _bias_gradient(2, 64, columns=64, blocks=3),
