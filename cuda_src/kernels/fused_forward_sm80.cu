@@ -4,10 +4,14 @@
 #ifndef CUPYNA_TF32  // products of TF32 numbers that make one of float32
 #define CUPYNA_TF32 0
 #endif
+#ifndef CUPYNA_SHARES  // warps that have the same rows
+#define CUPYNA_SHARES 1
+#endif
 
-using Forward = cupyna::FusedForwardSm80<CUPYNA_DTYPE, static_cast<cupyna::Flavor>(CUPYNA_TF32),
-                                         CUPYNA_HEAD_DIM, CUPYNA_ROW_TILES, CUPYNA_THREADS / 32,
-                                         CUPYNA_COLUMNS, CUPYNA_BLOCK>;
+using Forward =
+    cupyna::FusedForwardSm80<CUPYNA_DTYPE, static_cast<cupyna::Flavor>(CUPYNA_TF32),
+                             CUPYNA_HEAD_DIM, CUPYNA_ROW_TILES, CUPYNA_THREADS / 32 / CUPYNA_SHARES,
+                             CUPYNA_COLUMNS, CUPYNA_BLOCK, CUPYNA_SHARES>;
 static_assert(sizeof(Forward::Shared) <= CUPYNA_SMEM_BYTES, "the manifest knows the size");
 
 extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS, CUPYNA_BLOCKS)

@@ -28,10 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["CudaFused"]
 
 _DTYPES = ("float16", "bfloat16", "float32")
-# By direction and bytes of an element: what registers and shared memory hold.
-_MOST_CHANNELS = {
-    ("forward", 2): 256, ("backward", 2): 256, ("forward", 4): 128, ("backward", 4): 128,
-}  # fmt: skip
+# What registers and shared memory hold.
+_MOST_CHANNELS = 256
 _MOST_BATCHES = 65535
 
 
@@ -59,10 +57,9 @@ class CudaFused:
         if problem.dtype not in _DTYPES:
             reasons.append(f"computes in {', '.join(_DTYPES)}, not in {problem.dtype}")
         for name, channels in (("head_dim", problem.head_dim), ("value_dim", problem.value_dim)):
-            most = _MOST_CHANNELS.get((operation, problem.item_bytes), channels)
-            if channels % 8 or channels > most:
+            if channels % 8 or channels > _MOST_CHANNELS:
                 reasons.append(
-                    f"needs a {name} that is a multiple of 8 up to {most}, got {channels}"
+                    f"needs a {name} that is a multiple of 8 up to {_MOST_CHANNELS}, got {channels}"
                 )
         if problem.batch > _MOST_BATCHES or problem.heads > _MOST_BATCHES:
             reasons.append(

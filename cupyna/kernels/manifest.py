@@ -42,13 +42,11 @@ def _naive() -> Iterator[Variant]:
 def _fused() -> Iterator[Variant]:
     """Forward in one pass and backward in one or two, on tensor cores."""
     for dtype in ("float16", "bfloat16", "float32"):
-        ways = (False, True) if dtype == "float32" else (False,)
-        for shape in (*FORWARD_SHAPES, *GRADIENT_SHAPES):
-            if shape.item_bytes == (4 if dtype == "float32" else 2):
-                yield from (shape.row(dtype, allow_tf32) for allow_tf32 in ways)
-        for shape in BIAS_SHAPES:
+        for shape in (*FORWARD_SHAPES, *GRADIENT_SHAPES, *BIAS_SHAPES):
             if shape.item_bytes == (4 if dtype == "float32" else 2):
                 yield shape.row(dtype)
+                if shape.has_tf32:
+                    yield shape.row(dtype, allow_tf32=True)
         yield Variant("fused_bias_sums", dtype, 0, threads=256)
         if dtype != "float32":
             for family in ("fused_statistics", "fused_query_gradients"):

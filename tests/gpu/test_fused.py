@@ -27,19 +27,19 @@ from cupyna.testing.cases import small_problems
 from .libraries import each_gpu_library, get, guarded, put
 
 DTYPES = ("float16", "bfloat16", "float32")
-MOST_CHANNELS = {2: 256, 4: 128}  # by bytes of an element
+MOST_CHANNELS = 256
 NAMED = {
     name: problem
     for name, problem in small_problems(DTYPES)
     if problem.head_dim % 8 == 0 and problem.value_dim % 8 == 0
-    if problem.head_dim <= MOST_CHANNELS[problem.item_bytes]
+    if problem.head_dim <= MOST_CHANNELS
 }
 named_problems = pytest.mark.parametrize("problem", NAMED.values(), ids=NAMED.keys())
 head_dims = st.sampled_from([8, 16, 24, 32, 40, 64, 72, 128, 160, 256])
 
 
 def with_channels(problem: Problem, channels: tuple[int, int], allow_tf32: bool) -> Problem:
-    head_dim, value_dim = (min(some, MOST_CHANNELS[problem.item_bytes]) for some in channels)
+    head_dim, value_dim = channels
     return replace(problem, head_dim=head_dim, value_dim=value_dim, allow_tf32=allow_tf32)
 
 
@@ -194,6 +194,18 @@ def test_what_it_cannot_do_is_refused_with_reasons() -> None:
     assert "up to 256, got 272" in refusal(cupy.ones((1, 8, 1, 272), "float16"))
     q = cupy.ones((1, 8, 1, 16), "float16")
     assert cupyna.explain(q, q, q, 3).selected.method == "fused"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_widest_heads(dtype: str, has_bias: bool) -> None:
+    problem = Problem(
+        1, (17, 20), 2, 1, 256, 200, dtype, (5, 9), (1, 2), (2, 1), (False, True), has_bias
+    )  # fmt: skip
+    given = inputs(problem)
+    check("cupy", problem, given)
+    check_backward("cupy", problem, given)
 
 
 @pytest.mark.gpu

@@ -44,7 +44,15 @@ struct FusedBiasGradientSm80 {
   struct Shared : Tile::Shared {
     // Of every thread's scores: registers are too short for them.
     BiasPair<T> biases[kColumns / 8][2][kThreads];
-    unsigned met[kWarps];  // of kThreads tiles of queries, those that meet their tile of keys
+    // Of rows, as of columns: coordinates inside a tile, and elements from the first one.
+    unsigned row_fields[kRows];
+    typename Tile::Step row_steps[kRows];
+    int row_tokens[kRows];
+    // Of the next 32 tiles of queries: along each axis, which of them meet their tile of keys, and
+    // what they are.
+    unsigned met[kAxes];
+    AxisTile tiles[kAxes][32];
+    int batches[32];
   };
   static_assert((2 * kRows + 2 * kColumns) * kHeadDim * sizeof(T) >= kRows * kColumns * 4,
                 "sums take the place of the tiles");
@@ -61,7 +69,7 @@ struct FusedBiasGradientSm80 {
   }
 
   __device__ __forceinline__ void run() {
-    tile_of(0).lay_columns();
+    lay_steps();
     __syncthreads();
     Scores sums = {};
     const int warp = threadIdx.x / 32;
@@ -69,22 +77,12 @@ struct FusedBiasGradientSm80 {
     const unsigned tiles = static_cast<unsigned>(params.tile[0].row_tiles) *
                            params.tile[1].row_tiles * params.tile[2].row_tiles;
     const long long works = static_cast<long long>(tiles) * params.batches;
-    const long long step = static_cast<long long>(params.parts) * kThreads;
-    for (long long begin = blockIdx.z; begin < works; begin += step) {
-      const long long mine = begin + static_cast<long long>(threadIdx.x) * params.parts;
-      const bool is_met = mine < works && meets(static_cast<unsigned>(mine % tiles));
-      const unsigned met = __ballot_sync(0xffffffffu, is_met);
-      if (threadIdx.x % 32 == 0) shared.met[warp] = met;
+    for (long long begin = blockIdx.z; begin < works; begin += 32ll * params.parts) {
+      find_tiles(begin, works, tiles);
       __syncthreads();
-#pragma unroll 1
-      for (int i = 0; i < kWarps; ++i) {
-        for (unsigned left = shared.met[i]; left != 0; left &= left - 1) {
-          const long long work =
-              begin + static_cast<long long>(i * 32 + __ffs(left) - 1) * params.parts;
-          add_pair_of_tiles(sums, work / tiles, work % tiles, warp);
-        }
-      }
-      __syncthreads();  // all have read which are met
+      unsigned left = shared.met[0] & shared.met[1] & shared.met[2];
+      for (; left != 0; left &= left - 1) add_pair_of_tiles(sums, __ffs(left) - 1, warp);
+      __syncthreads();  // all have read what was found
     }
     store(sums[0], warp);
   }
@@ -102,20 +100,42 @@ struct FusedBiasGradientSm80 {
                 params.statistics, shared, batch);
   }
 
-  // Whether a tile of queries sees any of the tile of keys at the block's distance.
-  __device__ __forceinline__ bool meets(unsigned index) const {
+  __device__ __forceinline__ void lay_steps() const {
     const Tile tile = tile_of(0);
-    const int distances[kAxes] = {distance.x, distance.y, distance.z};
-    bool is_met = true;
-#pragma unroll
-    for (int i = kAxes - 1; i >= 0; --i) {
+    tile.lay_columns();
+    for (int row = threadIdx.x; row < kRows; row += kThreads) {
+      const Coordinate at = row_coordinate(row);
+      shared.row_fields[row] = pack_fields(at.x, at.y, at.z);
+      shared.row_steps[row] =
+          typename Tile::Step{tile.step(params.q, at), tile.step(params.dout, at)};
+      shared.row_tokens[row] = tile.token_step(at);
+    }
+  }
+
+  // The tiles of queries from `begin` on: a lane for each, a warp for each axis.
+  __device__ __forceinline__ void find_tiles(long long begin, long long works,
+                                             unsigned tiles) const {
+    const int lane = threadIdx.x % 32;
+    const long long work = begin + static_cast<long long>(lane) * params.parts;
+    // A division of 64 bits costs a multiple of one of 32.
+    const bool is_short = works >> 32 == 0;
+    const unsigned batch =
+        is_short ? static_cast<unsigned>(work) / tiles : static_cast<unsigned>(work / tiles);
+    const Tile tile = tile_of(0);
+#pragma unroll 1
+    for (int i = threadIdx.x / 32; i < kAxes; i += kWarps) {
+      unsigned index = static_cast<unsigned>(work - static_cast<long long>(batch) * tiles);
+      for (int j = kAxes - 1; j > i; --j) index /= params.tile[j].row_tiles;
       const unsigned count = params.tile[i].row_tiles;
       const AxisTile own = tile.tiling(i).tile(static_cast<int>(index % count), Side::kQuery);
-      index /= count;
-      const int origin = own.begin + distances[i];
-      is_met &= origin < own.box_end && origin + params.tile[i].column_extent > own.box_begin;
+      const int origin = own.begin + (i == 0 ? distance.x : i == 1 ? distance.y : distance.z);
+      const bool is_met = work < works && origin < own.box_end &&
+                          origin + params.tile[i].column_extent > own.box_begin;
+      shared.tiles[i][lane] = own;
+      const unsigned met = __ballot_sync(0xffffffffu, is_met);
+      if (lane == 0) shared.met[i] = met;
+      if (i == 0) shared.batches[lane] = batch;
     }
-    return is_met;
   }
 
   // The bias of each of the thread's scores; of offsets that no window has, none.
@@ -150,28 +170,46 @@ struct FusedBiasGradientSm80 {
                       row & ((1 << log2_z) - 1)};
   }
 
-  __device__ __forceinline__ void add_pair_of_tiles(Scores& sums, int batch, unsigned index,
-                                                    int of_warp) const {
+  // `found` names one of the tiles that find_tiles() left.
+  __device__ __forceinline__ void add_pair_of_tiles(Scores& sums, int found, int of_warp) const {
     // Registers are too short to keep addresses of fragments from one pair to the next.
     const int warp = ptx::computed_here(of_warp), first = ptx::computed_here(0);
-    const Tile tile = tile_of(batch);
-    tile.place(index);
+    const Tile tile = tile_of(shared.batches[found]);
+    if (threadIdx.x < kAxes) {
+      const AxisTile mine = shared.tiles[threadIdx.x][found];
+      shared.own[threadIdx.x] = mine;
+      shared.line[threadIdx.x] = tile.tiling(threadIdx.x).line(mine.group);
+    }
     __syncthreads();
     const AxisTile(&own)[kAxes] = shared.own;
-    const Coordinate origin{own[0].begin + distance.x, own[1].begin + distance.y,
-                            own[2].begin + distance.z};
-    tile.copy_rows(shared.rows[0], params.q, params.head_dim);
-    copy_box(tile, shared.first[0], params.k, &Tile::Step::first, origin, params.head_dim);
+    const Coordinate begin{own[0].begin, own[1].begin, own[2].begin};
+    const Coordinate origin{begin.x + distance.x, begin.y + distance.y, begin.z + distance.z};
+    const PackedWindow rows(
+        Window{Interval{own[0].begin, own[0].end}, Interval{own[1].begin, own[1].end},
+               Interval{own[2].begin, own[2].end}},
+        begin);
+    const PackedWindow keys(Window{Interval{own[0].box_begin, own[0].box_end},
+                                   Interval{own[1].box_begin, own[1].box_end},
+                                   Interval{own[2].box_begin, own[2].box_end}},
+                            origin);
+    const int kv_head = tile.head / params.head_group;
+    copy<kRows>(shared.rows[0], params.q, tile.row_offset(params.q, begin, tile.head),
+                shared.row_fields, shared.row_steps, &Tile::Step::first, rows, params.head_dim);
+    copy<kColumns>(shared.first[0], params.k, tile.row_offset(params.k, origin, kv_head),
+                   shared.fields, shared.steps, &Tile::Step::first, keys, params.head_dim);
+    const Statistics* statistics = params.statistics + tile.query_index(begin, tile.head);
+    for (int row = threadIdx.x; row < kRows; row += kThreads) {
+      ptx::copy_async_8(ptx::shared_address(&shared.statistics[row]),
+                        statistics + shared.row_tokens[row],
+                        rows.contains(shared.row_fields[row]) ? 8 : 0);
+    }
     ptx::copy_async_commit();
-    tile.copy_rows(shared.rows[1], params.dout, params.value_dim);
-    copy_box(tile, shared.second[0], params.v, &Tile::Step::second, origin, params.value_dim);
+    copy<kRows>(shared.rows[1], params.dout, tile.row_offset(params.dout, begin, tile.head),
+                shared.row_fields, shared.row_steps, &Tile::Step::second, rows, params.value_dim);
+    copy<kColumns>(shared.second[0], params.v, tile.row_offset(params.v, origin, kv_head),
+                   shared.fields, shared.steps, &Tile::Step::second, keys, params.value_dim);
     ptx::copy_async_commit();
     tile.lay_rows();
-    for (int row = threadIdx.x; row < kRows; row += kThreads) {
-      bool is_real;
-      const Coordinate at = tile.position_of(row, is_real);
-      shared.statistics[row] = params.statistics[tile.query_index(at, tile.head)];
-    }
     ptx::copy_async_wait<1>();
     __syncthreads();
     const typename Tile::WarpBox box = shared.boxes[warp];
@@ -233,27 +271,23 @@ struct FusedBiasGradientSm80 {
     return is_cut;
   }
 
-  // The keys at `origin`; what lies outside the box of the tile of queries is zero.
-  __device__ __forceinline__ void copy_box(const Tile& tile, T* target, const Array& array,
-                                           long long Tile::Step::* step, const Coordinate& origin,
-                                           int channels) const {
-    const AxisTile(&own)[kAxes] = shared.own;
-    const PackedWindow box(Window{Interval{own[0].box_begin, own[0].box_end},
-                                  Interval{own[1].box_begin, own[1].box_end},
-                                  Interval{own[2].box_begin, own[2].box_end}},
-                           origin);
+  // Tokens of one side; what lies outside the box of those that are there is zero.
+  template <int kTokens>
+  __device__ __forceinline__ void copy(T* target, const Array& array, long long offset,
+                                       const unsigned (&fields)[kTokens],
+                                       const typename Tile::Step (&steps)[kTokens],
+                                       long long Tile::Step::* step, const PackedWindow& box,
+                                       int channels) const {
     constexpr int kChunks = Tile::kChunks;
     const int thread = ptx::computed_here(threadIdx.x);
-    const int chunk = thread % kChunks;  // the same for all columns of a thread
+    const int chunk = thread % kChunks;  // the same for all tokens of a thread
     const bool has_chunk = chunk * Tile::kPerChunk < channels;
-    const T* source = static_cast<const T*>(array.data) +
-                      tile.row_offset(array, origin, tile.head / params.head_group) +
-                      chunk * Tile::kPerChunk;
+    const T* source = static_cast<const T*>(array.data) + offset + chunk * Tile::kPerChunk;
 #pragma unroll 4
-    for (int i = 0; i < kColumns * kChunks / kThreads; ++i) {
-      const int column = thread / kChunks + i * (kThreads / kChunks);
-      const bool is_there = has_chunk && box.contains(shared.fields[column]);
-      ptx::copy_async_16(Tile::address(target, column, chunk), source + shared.steps[column].*step,
+    for (int i = 0; i < kTokens * kChunks / kThreads; ++i) {
+      const int token = thread / kChunks + i * (kThreads / kChunks);
+      const bool is_there = has_chunk && box.contains(fields[token]);
+      ptx::copy_async_16(Tile::address(target, token, chunk), source + steps[token].*step,
                          is_there ? 16 : 0);
     }
   }

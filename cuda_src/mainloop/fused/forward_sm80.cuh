@@ -9,7 +9,8 @@
 //   O / sum -> shared memory (over Q) -> global memory, 16 bytes at a time
 //
 // A warp owns 16 kRowTiles consecutive rows of the tile, skips key tiles that none of them sees,
-// and masks only those that not all of them see whole.
+// and masks only those that not all of them see whole. Where kShares warps have the same rows, each
+// computes all weights and sums a share of the channels.
 #pragma once
 
 #include "additional_sm80.cuh"
@@ -20,10 +21,11 @@
 namespace cupyna {
 
 template <typename T, Flavor kFlavor, int kHeadDim, int kRowTiles, int kWarps, int kKeys,
-          int kBlock>
-struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles, kWarps, kKeys> {
-  using Tile = FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles, kWarps, kKeys>;
-  using Products = ProductsSm80<T, kFlavor, kHeadDim, kRowTiles, kBlock>;
+          int kBlock, int kShares>
+struct FusedForwardSm80
+    : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles, kWarps, kKeys, kShares> {
+  using Tile = FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles, kWarps, kKeys, kShares>;
+  using Products = ProductsSm80<T, kFlavor, kHeadDim, kRowTiles, kBlock, kHeadDim / kShares>;
   using Tile::head, Tile::params, Tile::shared;
   using Scores = typename Products::Scores;
   using Sums = typename Products::Sums;
@@ -32,6 +34,7 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
 
   // Fragments of all queries stay in registers where they leave enough for the sums.
   static constexpr bool kQueriesInRegisters = kRowTiles * kHeadDim * sizeof(T) < 256;
+  static_assert(kShares == 1 || !kQueriesInRegisters, "queries are read after their sign is set");
   using Queries = unsigned[kRowTiles][kQueriesInRegisters ? Products::kDepths : 1][4];
 
   // Registers of two row tiles are too short for the addresses of biases.
@@ -51,7 +54,7 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
     Sums sums = {};
     OnlineRow softmax[kRowTiles][2];
     Queries queries;
-    const int warp = threadIdx.x / 32;
+    const int warp = kShares == 1 ? threadIdx.x / 32 : threadIdx.x / 32 % kWarps;
     const bool has_bias = kTakesBias && params.bias.data != nullptr;
     sign_queries(warp);
     load_queries(queries, warp);
@@ -99,6 +102,8 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
   // Gives the warp's own queries the sign of the scale, or clears them, where the scale is not
   // positive: the running maximum needs a positive one.
   __device__ __forceinline__ void sign_queries(int warp) const {
+    // With shares the first one does it; their first tile begins with a barrier.
+    if (kShares > 1 && share() > 0) return;
     if (params.query_keep == 0xffffffffu && params.query_flip == 0) return;
     constexpr int kWords = Tile::kWarpRows * kHeadDim * sizeof(T) / 4;
     unsigned* words = reinterpret_cast<unsigned*>(shared.rows[0]) + warp * kWords;
@@ -154,7 +159,7 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
       // After the first tiles no row's maximum moves any more.
       if (__any_sync(0xffffffffu, factors[0] != 1.f || factors[1] != 1.f)) {
 #pragma unroll
-        for (int n = 0; n < kHeadDim / 8; ++n) {
+        for (int n = 0; n < kHeadDim / kShares / 8; ++n) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) sums[row_tile][n][i] *= factors[i / 2];
         }
@@ -188,20 +193,20 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
       if constexpr (!Products::kAddsTiles) {
         typename Products::Fragment weights[kRowTiles];
         Products::round(weights, scores, depth);
-        Products::multiply_columns(sums, weights, values, depth);
+        Products::multiply_columns(sums, weights, values, depth, first_chunk());
       }
     }
     if constexpr (Products::kAddsTiles) {
       typename Products::Weights weights;
       Products::round(weights, scores);
-      Products::sum_columns(sums, weights, values);
+      Products::sum_columns(sums, weights, values, first_chunk());
     }
   }
 
   // A warp's rows of Q are read by no one else, so its rows of O take their place.
   __device__ __forceinline__ void store(const Sums& sums, const OnlineRow (&softmax)[kRowTiles][2],
                                         int warp, float scale) const {
-    __syncwarp();  // every lane has read its part of Q
+    meet();  // every lane has read its part of Q
 #pragma unroll
     for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
 #pragma unroll
@@ -209,7 +214,7 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
         const OnlineRow& softmax_row = softmax[row_tile][half];
         const int row = Tile::row_of(warp, row_tile, half);
         const float sum = sum_over_quad(softmax_row.sum);
-        Products::lay_row(shared.rows[0], row, sums[row_tile], half, 1.f / sum);
+        Products::lay_row(shared.rows[0], row, sums[row_tile], half, 1.f / sum, first_chunk());
         bool is_real;
         const Coordinate at = Tile::position_of(row, is_real);
         if (params.lse.data != nullptr && threadIdx.x % 4 == 0 && is_real) {
@@ -218,8 +223,25 @@ struct FusedForwardSm80 : FusedTileSm80<T, Side::kQuery, 1, kHeadDim, kRowTiles,
         }
       }
     }
-    __syncwarp();
-    Tile::write_rows(params.out, shared.rows[0], warp, params.value_dim);
+    meet();
+    Tile::write_rows(params.out, shared.rows[0], warp, params.value_dim, share());
+  }
+
+  // All warps with the same rows.
+  static __device__ __forceinline__ void meet() {
+    if constexpr (kShares == 1) {
+      __syncwarp();
+    } else {
+      __syncthreads();
+    }
+  }
+
+  // Which of its rows' channels a warp sums.
+  static __device__ __forceinline__ int share() {
+    return kShares == 1 ? 0 : threadIdx.x / 32 / kWarps;
+  }
+  static __device__ __forceinline__ int first_chunk() {
+    return share() * (kHeadDim / kShares / Tile::kPerChunk);
   }
 };
 

@@ -102,13 +102,13 @@ struct FusedGradientSm80
         }
       }
       if constexpr (kSumsQueries) {
-        if (threadIdx.x % 32 == 0) shared.has_met[warp] = has_met;
+        if (threadIdx.x % 32 == 0) shared.has_met[ptx::computed_here(warp)] = has_met;
       }
       if constexpr (kSumsQueries || kSplits) __syncthreads();
       if constexpr (kSplits) {
         if (has_met) sum_others(first, second, stage, warp);
       }
-      if constexpr (kSumsQueries) sum_queries(shared.walk[place], threadIdx.x / 32);
+      if constexpr (kSumsQueries) sum_queries(shared.walk[place]);
       place = Tile::after(place);
     }
     store(first, second, warp);
@@ -284,7 +284,7 @@ struct FusedGradientSm80
   // Gradients of scores of the warp's rows that any warp laid down.
   __device__ __forceinline__ void load_gradients(typename Products::Weights& gradients, int block,
                                                  int warp) const {
-    const int lane = threadIdx.x % 32;
+    const int lane = ptx::lane_id();
 #pragma unroll
     for (int depth = 0; depth < kBlock / 16; ++depth) {
 #pragma unroll
@@ -316,9 +316,12 @@ struct FusedGradientSm80
   }
 
   // dQ += dS K for the queries of a column tile. A warp takes 32 queries and 32 channels.
-  __device__ __forceinline__ void sum_queries(const typename Tile::Place& place, int warp) const {
+  __device__ __forceinline__ void sum_queries(const typename Tile::Place& place) const {
     static_assert(!kSumsQueries || (kColumns == 64 && kHeadDim == 16 * kWarps * kShares),
                   "warps share the queries and channels of a column tile");
+    // With splits registers are too short to keep addresses from one tile to the next.
+    const int lane = (kSplits ? ptx::lane_id() : threadIdx.x) % 32;
+    const int warp = (kSplits ? ptx::computed_here(threadIdx.x) : threadIdx.x) / 32;
     const int first_query = warp % 2 * 32, first_chunk = warp / 2 * 4;
     float sums[2][4][4] = {};
     unsigned met = 0;  // a bit for each warp
@@ -327,22 +330,22 @@ struct FusedGradientSm80
     if (met == (1u << kWarps) - 1) {
 #pragma unroll 2
       for (int depth = 0; depth < Tile::kRows / 16; ++depth) {
-        multiply_queries(sums, depth, first_query, first_chunk);
+        multiply_queries(sums, depth, first_query, first_chunk, lane);
       }
     } else {
 #pragma unroll 1
       for (int depth = 0; depth < Tile::kRows / 16; ++depth) {
         if (met >> (depth / kRowTiles) & 1) {
-          multiply_queries(sums, depth, first_query, first_chunk);
+          multiply_queries(sums, depth, first_query, first_chunk, lane);
         }
       }
     }
-    add_queries(sums, place, first_query, first_chunk);
+    add_queries(sums, place, first_query, first_chunk, lane);
   }
 
   __device__ __forceinline__ void multiply_queries(float (&sums)[2][4][4], int depth,
-                                                   int first_query, int first_chunk) const {
-    const int lane = threadIdx.x % 32;
+                                                   int first_query, int first_chunk,
+                                                   int lane) const {
     unsigned gradients[2][4];
     const int key = depth * 16 + lane / 16 * 8 + lane % 8;
 #pragma unroll
@@ -366,16 +369,15 @@ struct FusedGradientSm80
 
   __device__ __forceinline__ void add_queries(const float (&sums)[2][4][4],
                                               const typename Tile::Place& place, int first_query,
-                                              int first_chunk) const {
-    const int lane = threadIdx.x % 32;
+                                              int first_chunk, int lane) const {
     const unsigned last = Tile::last_in_box(place.origin);
     const int channel = first_chunk * 8 + lane % 4 * 2;
-    float* base = params.query_sums + place.query * params.head_dim + channel;
+    float* const begin = params.query_sums + place.query * params.head_dim;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int query = first_query + i / 2 * 16 + i % 2 * 8 + lane / 4;
       const bool is_there = Tile::is_not_past(shared.fields[query], last);
-      float* row = base + static_cast<long long>(shared.tokens[query]) * params.head_dim;
+      float* row = begin + static_cast<long long>(shared.tokens[query]) * params.head_dim + channel;
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         const float (&four)[4] = sums[i / 2][n];

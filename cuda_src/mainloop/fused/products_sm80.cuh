@@ -74,26 +74,23 @@ struct ProductsSm80 {
   template <bool kIsApart = false, typename Load>
   static __device__ __forceinline__ void multiply_rows(Scores& scores, const T* columns,
                                                        const Load& load) {
-    const int lane = kIsApart ? ptx::lane_id() : thread() % 32;
-#pragma unroll
-    for (int depth = 0; depth < kDepths; ++depth) {
-      Fragment rows[kRowTiles];
-#pragma unroll
-      for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
-        load(rows[row_tile], row_tile, depth);
-      }
-#pragma unroll
-      for (int pair = 0; pair < kColumns / 16; ++pair) {
-        // Columns 0-7 and 8-15 of the pair, each with the lower and the upper chunk.
-        Fragment both;
-        const int column = pair * 16 + lane / 16 * 8 + lane % 8;
-        ptx::ldmatrix_x4(both, address(columns, column, depth * 2 + lane / 8 % 2));
-        const Operand<kFlavor, 4> right(both);
+    // Float32 scores of many channels are added up outside of tensor cores too: see kAddsTiles.
+    constexpr bool kAddsChannels = kFlavor == Flavor::k3xTf32 && kHeadDim > 128;
+    constexpr int kRun = kAddsChannels ? 64 / kPerChunk / 2 : kDepths;
+    if constexpr (!kAddsChannels) {
+      multiply_rows<kIsApart>(scores, columns, load, 0, kRun);
+    } else {
+#pragma unroll 1
+      for (int begin = 0; begin < kDepths; begin += kRun) {
+        Scores part = {};
+        multiply_rows<kIsApart>(part, columns, load, begin, kRun);
 #pragma unroll
         for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
-          const Operand<kFlavor, 4> left(rows[row_tile]);
-          multiply(scores[row_tile][2 * pair], left, right, 0);
-          multiply(scores[row_tile][2 * pair + 1], left, right, 2);
+#pragma unroll
+          for (int pair = 0; pair < kColumns / 8; ++pair) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) scores[row_tile][pair][i] += part[row_tile][pair][i];
+          }
         }
       }
     }
@@ -179,6 +176,36 @@ struct ProductsSm80 {
   }
 
  private:
+  // The channels of `count` fragments.
+  template <bool kIsApart, typename Load>
+  static __device__ __forceinline__ void multiply_rows(Scores& scores, const T* columns,
+                                                       const Load& load, int begin, int count) {
+    const int lane = kIsApart ? ptx::lane_id() : thread() % 32;
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      const int depth = begin + i;
+      Fragment rows[kRowTiles];
+#pragma unroll
+      for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+        load(rows[row_tile], row_tile, depth);
+      }
+#pragma unroll
+      for (int pair = 0; pair < kColumns / 16; ++pair) {
+        // Columns 0-7 and 8-15 of the pair, each with the lower and the upper chunk.
+        Fragment both;
+        const int column = pair * 16 + lane / 16 * 8 + lane % 8;
+        ptx::ldmatrix_x4(both, address(columns, column, depth * 2 + lane / 8 % 2));
+        const Operand<kFlavor, 4> right(both);
+#pragma unroll
+        for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+          const Operand<kFlavor, 4> left(rows[row_tile]);
+          multiply(scores[row_tile][2 * pair], left, right, 0);
+          multiply(scores[row_tile][2 * pair + 1], left, right, 2);
+        }
+      }
+    }
+  }
+
   // Registers are too short to keep the addresses of many channels from one product to the next.
   static constexpr bool kKeepsAddresses =
       kHeadDim <= 64 || (kFlavor != Flavor::k3xTf32 && kSumDim == kHeadDim);

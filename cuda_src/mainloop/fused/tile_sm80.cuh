@@ -217,12 +217,7 @@ struct FusedTileSm80 {
       const bool is_padding = to.x >= params.tile[0].column_extent;
       shared.fields[column] = is_padding ? outside_fields() : pack_fields(to.x, to.y, to.z);
       shared.steps[column] = Step{step(columns.first, to), step(columns.second, to)};
-      if constexpr (kHasColumnStatistics) {
-        shared.tokens[column] = (to.x * params.axis[0].dilation * params.axis[1].length +
-                                 to.y * params.axis[1].dilation) *
-                                    params.axis[2].length +
-                                to.z * params.axis[2].dilation;
-      }
+      if constexpr (kHasColumnStatistics) shared.tokens[column] = token_step(to);
     }
   }
 
@@ -374,6 +369,14 @@ struct FusedTileSm80 {
     return at.x * params.axis[0].dilation * array.axis[0] +
            at.y * params.axis[1].dilation * array.axis[1] +
            at.z * params.axis[2].dilation * array.axis[2];
+  }
+
+  // The same in tokens of the grid.
+  __device__ __forceinline__ int token_step(const Coordinate& at) const {
+    return (at.x * params.axis[0].dilation * params.axis[1].length +
+            at.y * params.axis[1].dilation) *
+               params.axis[2].length +
+           at.z * params.axis[2].dilation;
   }
 
   // Row of the tile that element `half` (0 or 1) of a thread's fragments belongs to.

@@ -41,7 +41,7 @@ _MASK = 0.217
 _COPY = 0.245
 _COLUMN_TILE = 323.0
 _TILE = 1880.0
-_PAIR_OF_TILES = 400.0
+_PAIR_OF_TILES = 6200.0
 _TALL_SPLIT = 0.8
 _CLOCKS_PER_US = 1700.0
 _LAUNCH_US = 3.0
@@ -228,11 +228,11 @@ def _time_us(
     chunks = block.box_tiles * copied * shape.head_dim * shape.item_bytes / 16 * 2
     multiplications: float = _MULTIPLICATIONS[shape.direction, shape.side] + shape.sums_queries
     if shape.shares > 1 and not shape.splits:  # each share computes all weights and their gradients
-        multiplications += 2 * (shape.shares - 1)
+        multiplications += (1 if shape.direction == "forward" else 2) * (shape.shares - 1)
     if shape.splits and shape.row_tiles > 1:
         multiplications *= _TALL_SPLIT
     if shape.item_bytes == 4:  # TF32 has half the rate of 16-bit elements
-        multiplications *= 2 if problem.allow_tf32 else 6
+        multiplications *= 2 if problem.allow_tf32 and shape.has_tf32 else 6
     # Keys meet the queries of every head that reads theirs.
     clocks_of_heads = problem.heads * (
         products * (multiplications * shape.head_dim * _MULTIPLY + _SOFTMAX)

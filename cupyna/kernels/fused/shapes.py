@@ -25,12 +25,17 @@ __all__ = [
 # Channels of the widest kernels that take keys beside the windows.
 MOST_ADDITIONAL_CHANNELS = 128
 
+# Channels of the widest float32 kernels that have a variant of plain TF32.
+MOST_TF32_CHANNELS = 128
+
 # Bytes of the tables beside the tiles: of one row, one column, one warp, and one block.
 _ROW_TABLE_BYTES = 24
-_COLUMN_TABLE_BYTES = 4 + 16 + 4
+_STEP_BYTES = 4 + 16
+_COLUMN_TABLE_BYTES = _STEP_BYTES + 4
 _WARP_TABLE_BYTES = 48
 _BLOCK_TABLE_BYTES = 3 * (28 + 16 + 48)
 _STATISTICS_BYTES = 8  # of one query
+_FOUND_TILES_BYTES = 32 * (3 * 28 + 4) + 3 * 4
 _ALIGNMENT_BYTES = 64  # between the tables
 _STAGES = 2
 
@@ -112,7 +117,8 @@ class FusedShape:
         tables += self.warps * _WARP_TABLE_BYTES + self._queries + _BLOCK_TABLE_BYTES
         scores = self.rows * self.columns * 2 + self.warps if self.sums_queries else 0
         if self.direction == "bias_gradient":
-            scores = self.rows * self.columns * self.item_bytes + 4 * self.warps
+            scores = self.rows * (self.columns * self.item_bytes + _STEP_BYTES + 4)
+            scores += _FOUND_TILES_BYTES
         if self.splits:  # weights and their gradients, for the other warp
             handed = (self.side == "key") + (not self.sums_queries)
             scores += handed * self.rows * self.columns * self.item_bytes
@@ -126,6 +132,12 @@ class FusedShape:
         else:
             queries = self.rows if self.side == "query" else _STAGES * self.columns
         return queries * _STATISTICS_BYTES
+
+    @property
+    def has_tf32(self) -> bool:
+        """Whether float32 has a kernel of plain TF32, for the most common of its passes."""
+        is_pass = self.direction != "bias_gradient"
+        return self.item_bytes == 4 and is_pass and self.head_dim <= MOST_TF32_CHANNELS
 
     def serves(self, problem: Problem) -> bool:
         """Whether it has the elements, the channels and the bias of a problem."""
@@ -145,8 +157,9 @@ class FusedShape:
         shares: tuple[tuple[str, int], ...] = ()
         if self.direction == "gradient":
             side = (("SIDE", int(self.side == "key") + self.sums_queries),)
+        if self.direction == "gradient" or self.shares > 1:
             shares = (("SHARES", self.shares),)
-        rounds = allow_tf32 and self.direction != "bias_gradient"
+        rounds = allow_tf32 and self.has_tf32
         products = (("TF32", 1 if rounds else 3),) if dtype == "float32" else ()
         tile = (
             ("HEAD_DIM", self.head_dim),
@@ -172,10 +185,13 @@ def _forward(
     columns: int,
     column_block: int,
     blocks: int = 2,
+    warps: int = 4,
+    shares: int = 1,
 ) -> FusedShape:
     return FusedShape(
-        "forward", "query", item_bytes, head_dim, row_tiles, 4, columns, column_block, blocks
-    )
+        "forward", "query", item_bytes, head_dim, row_tiles, warps, columns, column_block, blocks,
+        shares=shares,
+    )  # fmt: skip
 
 
 def _gradient(
@@ -187,9 +203,10 @@ def _gradient(
     column_block: int,
     blocks: int = 2,
     shares: int = 1,
+    warps: int = 4,
 ) -> FusedShape:
     return FusedShape(
-        "gradient", side, item_bytes, head_dim, row_tiles, 4, columns, column_block, blocks,
+        "gradient", side, item_bytes, head_dim, row_tiles, warps, columns, column_block, blocks,
         shares=shares,
     )  # fmt: skip
 
@@ -203,9 +220,11 @@ def _lone_gradient(
     )  # fmt: skip
 
 
-def _bias_gradient(item_bytes: int, head_dim: int, columns: int, blocks: int) -> FusedShape:
+def _bias_gradient(
+    item_bytes: int, head_dim: int, columns: int, blocks: int, warps: int = 4
+) -> FusedShape:
     return FusedShape(
-        "bias_gradient", "query", item_bytes, head_dim, 1, 4, columns, columns, blocks
+        "bias_gradient", "query", item_bytes, head_dim, 1, warps, columns, columns, blocks
     )  # fmt: skip
 
 
@@ -225,6 +244,7 @@ FORWARD_SHAPES = (
     _forward(4, 32, row_tiles=1, columns=64, column_block=64, blocks=3),
     _forward(4, 64, row_tiles=1, columns=32, column_block=32, blocks=3),
     _forward(4, 128, row_tiles=1, columns=32, column_block=32),
+    _forward(4, 256, row_tiles=1, columns=16, column_block=16, warps=2, shares=2),
 )
 
 GRADIENT_SHAPES = (
@@ -238,6 +258,7 @@ GRADIENT_SHAPES = (
     _gradient("query", 4, 32, row_tiles=1, columns=64, column_block=64, blocks=3),
     _gradient("query", 4, 64, row_tiles=1, columns=32, column_block=32, blocks=3),
     _gradient("query", 4, 128, row_tiles=1, columns=16, column_block=16, blocks=1),
+    _gradient("query", 4, 256, row_tiles=1, columns=16, column_block=16, shares=2, warps=1),
     _gradient("key", 2, 32, row_tiles=1, columns=64, column_block=64),
     _gradient("key", 2, 64, row_tiles=1, columns=64, column_block=64),
     _gradient("key", 2, 64, row_tiles=2, columns=32, column_block=32),
@@ -249,13 +270,13 @@ GRADIENT_SHAPES = (
     _gradient("key", 4, 64, row_tiles=1, columns=32, column_block=32),
     _gradient("key", 4, 128, row_tiles=1, columns=32, column_block=16, blocks=1, shares=2),
     _gradient("key", 4, 128, row_tiles=1, columns=16, column_block=16, blocks=1, shares=2),
+    _gradient("key", 4, 256, row_tiles=1, columns=16, column_block=16, shares=4, warps=1),
     # More keys to a block are fewer additions to the sums of each query.
     _lone_gradient(64, row_tiles=2, warps=4, column_block=32, blocks=2),
     _lone_gradient(128, row_tiles=1, warps=8, column_block=32, blocks=1),
     _lone_gradient(128, row_tiles=2, warps=4, column_block=32, blocks=1, shares=2),
 )
 
-# Float32 has no kernels of plain TF32 here: these do two products of ten.
 BIAS_SHAPES = (
     _bias_gradient(2, 32, columns=64, blocks=3),
     _bias_gradient(2, 64, columns=64, blocks=3),
@@ -264,4 +285,5 @@ BIAS_SHAPES = (
     _bias_gradient(4, 32, columns=32, blocks=3),
     _bias_gradient(4, 64, columns=32, blocks=3),
     _bias_gradient(4, 128, columns=16, blocks=2),
+    _bias_gradient(4, 256, columns=16, blocks=2, warps=2),
 )
