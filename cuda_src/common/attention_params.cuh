@@ -21,6 +21,12 @@ struct Statistics {
   float lse_log2, delta;
 };
 
+// Chunks of eight channels of a query's sums change places by its token, so that neighbors that
+// lie in shared memory as they do in global memory keep theirs in different banks.
+__device__ __forceinline__ int sum_turn(int head_dim, int y, int z) {
+  return head_dim % 64 == 0 ? (z + 4 * y) & 7 : 0;
+}
+
 struct AttentionParams {
   Array q, k, v, out, lse, bias;
   AxisParams axis[kAxes];
@@ -46,6 +52,7 @@ struct GradientParams : AttentionParams {
   Statistics* statistics;  // [batch, heads, tokens]
   float* query_sums;       // [batch, heads, tokens, head_dim], where one pass gives all gradients
   int row_lanes;           // threads of a row of queries, 8 channels each: a power of two
+  int has_turned_sums;     // whether chunks of sums have changed places: see sum_turn()
 };
 
 // Where the column tiles that a tile of queries may meet lie, along one axis: the first one's

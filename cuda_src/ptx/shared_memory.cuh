@@ -1,5 +1,5 @@
 // Between global memory, shared memory and matrix fragments.
-// PTX ISA: cvta, ldmatrix, "Data movement and conversion: asynchronous copy".
+// PTX ISA: cvta, ldmatrix, stmatrix, "Data movement and conversion: asynchronous copy".
 #pragma once
 
 namespace cupyna::ptx {
@@ -23,6 +23,15 @@ __device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&fragment)[4], unsig
                : "r"(address)
                : "memory");
 }
+
+#if __CUDA_ARCH__ >= 900
+// Stores what ldmatrix_x4 would load.
+__device__ __forceinline__ void stmatrix_x4(unsigned address, const unsigned* fragment) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(fragment[0]), "r"(fragment[1]), "r"(fragment[2]), "r"(fragment[3])
+               : "memory");
+}
+#endif
 
 // 16 bytes past L1; where `bytes` is 0 nothing is read and zeros are written.
 __device__ __forceinline__ void copy_async_16(unsigned target, const void* source, int bytes) {

@@ -1,5 +1,6 @@
 // The copy engine for boxes of arrays.
-// PTX ISA, "Data movement and conversion: cp.async.bulk.tensor, prefetch.tensormap".
+// PTX ISA, "Data movement and conversion: cp.async.bulk.tensor, prefetch.tensormap,
+// cp.reduce.async.bulk, cp.async.bulk.wait_group".
 #pragma once
 
 namespace cupyna::ptx {
@@ -17,6 +18,24 @@ __device__ __forceinline__ void load_box_5d(unsigned target, const void* map, un
       "[%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(target),
       "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
       : "memory");
+}
+
+// Adds float32 numbers in shared memory to as many in global memory; both aligned to 16 bytes.
+__device__ __forceinline__ void add_bytes(float* target, unsigned source, unsigned bytes) {
+  asm volatile(
+      "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(target),
+      "r"(source), "r"(bytes)
+      : "memory");
+}
+
+__device__ __forceinline__ void commit_bulk() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// Waits until at most kPending of this thread's committed groups still read shared memory.
+template <int kPending>
+__device__ __forceinline__ void wait_bulk_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
 }
 
 }  // namespace cupyna::ptx

@@ -90,8 +90,9 @@ struct Wgmma;
 #define CUPYNA_SUMS_192 CUPYNA_D64(0), CUPYNA_D32(64)
 #define CUPYNA_SUMS_256 CUPYNA_D64(0), CUPYNA_D64(64)
 
-// shared(): both matrices in shared memory, K-major. registers(): a in registers, as sums of a
-// product lie once they are packed, and b MN-major. n0 to n5 number what follows the sums.
+// shared(): both matrices in shared memory, K-major. across(): both there, MN-major. registers(): a
+// in registers, as sums of a product lie once they are packed, and b MN-major. n0 to n5 number what
+// follows the sums.
 #define CUPYNA_WGMMA_OF(T, type, columns, n0, n1, n2, n3, n4, n5)                                \
   template <>                                                                                    \
   struct Wgmma<T, columns> {                                                                     \
@@ -101,6 +102,15 @@ struct Wgmma;
                    ", 0;\n"                                                                      \
                    "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type         \
                    " {" CUPYNA_NAMES_##columns "}, %" #n0 ", %" #n1 ", p, 1, 1, 0, 0;\n}\n"      \
+                   : CUPYNA_SUMS_##columns                                                       \
+                   : "l"(a), "l"(b), "r"(accumulate));                                           \
+    }                                                                                            \
+    static __device__ __forceinline__ void across(float (&d)[columns / 2], Descriptor a,         \
+                                                  Descriptor b, int accumulate) {                \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #n2                                      \
+                   ", 0;\n"                                                                      \
+                   "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type         \
+                   " {" CUPYNA_NAMES_##columns "}, %" #n0 ", %" #n1 ", p, 1, 1, 1, 1;\n}\n"      \
                    : CUPYNA_SUMS_##columns                                                       \
                    : "l"(a), "l"(b), "r"(accumulate));                                           \
     }                                                                                            \

@@ -16,6 +16,7 @@ import numpy as np
 from ..arrays import DeviceArray
 from ..execution import Choice, Execution
 from ..problem import DeviceSpec, Method, Operation, Problem
+from .rows import launch_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,7 +203,7 @@ class CudaFused:
                 problem, scale, window[0].row_tile, window[0].column_tile,
                 q, k, v, None, out, lse, gradients,
             )  # fmt: skip
-            _launch_rows("fused_statistics", problem, execution, of_rows)
+            launch_rows("fused_statistics", problem, execution, of_rows)
             for chosen in window:
                 launch_window_gradient(
                     problem, scale, chosen, execution.device, execution.stream,
@@ -224,11 +225,11 @@ class CudaFused:
                 for chosen in passes
             ]  # fmt: skip
             if is_lone:
-                _launch_rows("fused_statistics", problem, execution, params[0])
+                launch_rows("fused_statistics", problem, execution, params[0])
             for chosen, of_pass in zip(passes, params, strict=True):
                 _launch(problem, chosen, execution, of_pass)
             if is_lone:
-                _launch_rows("fused_query_gradients", problem, execution, params[0])
+                launch_rows("fused_query_gradients", problem, execution, params[0])
 
         run(_passes(problem, "backward", execution, run))
         if bias is None or dbias is None:
@@ -319,20 +320,6 @@ def _launch_bias_gradient(
         execution.stream,
         params,
     )
-
-
-def _launch_rows(family: str, problem: Problem, execution: Execution, params: np.ndarray) -> None:
-    """A kernel that takes every query by itself."""
-    from ..kernels.launch import launch
-    from ..kernels.loader import load
-    from ..kernels.manifest import variant_of
-
-    variant = variant_of(family, problem.dtype, 0)
-    rows = variant.threads // int(params["row_lanes"][0])
-    blocks = -(-math.prod(problem.spatial) // rows)
-    grid = blocks, problem.heads, problem.batch
-    kernel = load(variant, execution.device.index)
-    launch(kernel, grid, (variant.threads,), 0, execution.stream, params)
 
 
 def _launch(

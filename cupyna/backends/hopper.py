@@ -1,4 +1,4 @@
-"""Host side of the fused forward on Hopper: boxes of arrays by TMA, products by WGMMA."""
+"""Host side of the fused method on Hopper: boxes of arrays by TMA, products by WGMMA."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ..arrays import DeviceArray
 from ..execution import Choice, Execution
 from ..problem import DeviceSpec, Method, Operation, Problem
+from .hopper_backward import MOST_CHANNELS, backward_choice, launch_backward, slower_backward
 
 if TYPE_CHECKING:
     from ..kernels.hopper.heuristics import HopperChoice
@@ -19,7 +20,7 @@ _MOST_CHANNELS = 256
 
 
 class CudaHopper:
-    """The fused forward for compute capability 9.0; the portable family does all else."""
+    """The fused method for compute capability 9.0; the portable family does all else."""
 
     name = "cuda-hopper"
     method: Method = "fused"
@@ -28,13 +29,16 @@ class CudaHopper:
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec
     ) -> tuple[str, ...]:
-        if operation != "forward":
-            return ("has no kernel but that of forward",)
-        return self.limits(problem, device) or _slower(problem, device)
+        if operation not in ("forward", "backward"):
+            return ("stores no weights: 'naive' does",)
+        is_slower = _slower if operation == "forward" else slower_backward
+        return self.limits(problem, device, operation) or is_slower(problem, device)
 
     @staticmethod
-    def limits(problem: Problem, device: DeviceSpec) -> tuple[str, ...]:
-        """Why the kernels cannot run forward at all, whatever it would take."""
+    def limits(
+        problem: Problem, device: DeviceSpec, operation: Operation = "forward"
+    ) -> tuple[str, ...]:
+        """Why the kernels cannot run a direction at all, whatever it would take."""
         from ..kernels.hopper.heuristics import fits_boxes
         from ..kernels.hopper.tensor_map import MOST_DILATION, BoxOrder, box_order
 
@@ -51,9 +55,10 @@ class CudaHopper:
         if not problem.has_forward_strides:
             reasons.append("needs arrays that are not broadcast or reversed along any axis")
         for name, channels in (("head_dim", problem.head_dim), ("value_dim", problem.value_dim)):
-            if channels % 8 or channels > _MOST_CHANNELS:
+            most = _MOST_CHANNELS if operation == "forward" else MOST_CHANNELS
+            if channels % 8 or channels > most:
                 reasons.append(
-                    f"needs a {name} that is a multiple of 8 up to {_MOST_CHANNELS}, got {channels}"
+                    f"needs a {name} that is a multiple of 8 up to {most}, got {channels}"
                 )
         if max(problem.dilation) > MOST_DILATION:
             reasons.append(
@@ -72,6 +77,8 @@ class CudaHopper:
         return tuple(reasons)
 
     def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
+        if operation == "backward":
+            return backward_choice(problem, device)
         chosen = _chosen(problem, device)
         counts = chosen.plan(problem).counts
         planes = problem.batch * problem.heads
@@ -100,8 +107,30 @@ class CudaHopper:
             problem, scale, execution, _chosen(problem, execution.device), q, k, v, out, lse
         )
 
-    def backward(self, *arguments: object) -> None:
-        raise AssertionError("backward is refused")
+    def backward(
+        self,
+        problem: Problem,
+        scale: float,
+        execution: Execution,
+        dout: DeviceArray,
+        q: DeviceArray,
+        k: DeviceArray,
+        v: DeviceArray,
+        bias: DeviceArray | None,
+        out: DeviceArray,
+        lse: DeviceArray,
+        dlse: DeviceArray | None,
+        dq: DeviceArray,
+        dk: DeviceArray,
+        dv: DeviceArray,
+        dbias: DeviceArray | None,
+    ) -> None:
+        from ..kernels.hopper.gradient_heuristics import hopper_gradient_passes
+
+        passes = hopper_gradient_passes(problem, execution.device)
+        launch_backward(
+            problem, scale, execution, passes, dout, q, k, v, out, lse, dlse, dq, dk, dv
+        )
 
 
 def launch_forward(

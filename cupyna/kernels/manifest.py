@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from .fused.shapes import BIAS_SHAPES, FORWARD_SHAPES, GRADIENT_SHAPES
 from .gemm.shapes import gemm_variants
+from .hopper.gradient_shapes import HOPPER_GRADIENT_SHAPES
 from .hopper.shapes import HOPPER_SHAPES
 from .variant import ARCHITECTURES, Variant
 from .window.shapes import WINDOW_FORWARD_SHAPES, WINDOW_GRADIENT_SHAPES
@@ -54,10 +55,12 @@ def _fused() -> Iterator[Variant]:
 
 
 def _hopper() -> Iterator[Variant]:
-    """Forward by TMA and WGMMA, on compute capability 9.0 alone."""
+    """Forward and backward by TMA and WGMMA, on compute capability 9.0 alone."""
     for dtype in ("float16", "bfloat16"):
         for shape in HOPPER_SHAPES:
             yield shape.variant(dtype)
+        for gradient_shape in HOPPER_GRADIENT_SHAPES:
+            yield gradient_shape.variant(dtype)
 
 
 def _window() -> Iterator[Variant]:

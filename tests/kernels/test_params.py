@@ -22,6 +22,7 @@ from cupyna.kernels.fused.params import (
     pack_gradient,
 )
 from cupyna.kernels.gemm.params import GEMM_PARAMS, VECTORS, pack_gemm
+from cupyna.kernels.hopper.gradient_params import HOPPER_GRADIENT_PARAMS
 from cupyna.kernels.hopper.params import HOPPER_PARAMS
 from cupyna.kernels.params import PARAMS
 from cupyna.kernels.window.params import WINDOW_GRADIENT_PARAMS, WINDOW_PARAMS
@@ -50,6 +51,7 @@ def assertions(struct: str, dtype: np.dtype) -> Iterator[str]:
         ("copy_params.cuh", "CopyParams", COPY_PARAMS),
         ("gemm_params.cuh", "GemmParams", GEMM_PARAMS),
         ("hopper_params.cuh", "HopperParams", HOPPER_PARAMS),
+        ("hopper_gradient_params.cuh", "HopperGradientParams", HOPPER_GRADIENT_PARAMS),
         ("attention_params.cuh", "GradientParams", GRADIENT_PARAMS),
         ("window_params.cuh", "WindowParams", WINDOW_PARAMS),
         ("attention_params.cuh", "BiasGradientParams", BIAS_GRADIENT_PARAMS),

@@ -78,8 +78,11 @@ struct FusedRow {
   // Sums times the scale, rounded.
   __device__ __forceinline__ void end() const {
     if (!is_real || channel >= params.head_dim) return;
-    const float4 low = reinterpret_cast<const float4*>(sums())[0];
-    const float4 high = reinterpret_cast<const float4*>(sums())[1];
+    const int turn = params.has_turned_sums ? sum_turn(params.head_dim, y, z) : 0;
+    const float4* found =
+        reinterpret_cast<const float4*>(sums() - channel + (channel / 8 ^ turn) * 8);
+    const float4 low = found[0];
+    const float4 high = found[1];
     const float scale = params.scale;
     *reinterpret_cast<uint4*>(in<T>(params.dq) + channel) = make_uint4(
         pack<T>(low.x * scale, low.y * scale), pack<T>(low.z * scale, low.w * scale),

@@ -70,6 +70,7 @@ _GRADIENT_FIELDS: list[Any] = [
     ("statistics", np.uint64),
     ("query_sums", np.uint64),
     ("row_lanes", np.int32),
+    ("has_turned_sums", np.int32),
 ]
 GRADIENT_PARAMS = np.dtype(_GRADIENT_FIELDS, align=True)
 BIAS_GRADIENT_PARAMS = np.dtype(
@@ -96,6 +97,8 @@ class Gradients:
         Pointer to two float32 numbers for each query, ``[batch, heads, tokens, 2]``.
     query_sums : int
         Pointer to float32 sums, ``[batch, heads, tokens, head_dim]``; 0 where no kernel needs them.
+    has_turned_sums : bool
+        Whether chunks of their channels have changed places.
     """
 
     dout: DeviceArray
@@ -105,6 +108,7 @@ class Gradients:
     dv: DeviceArray
     statistics: int
     query_sums: int = 0
+    has_turned_sums: bool = False
 
 
 def pack_attention(
@@ -207,6 +211,7 @@ def _gradient_record(
         gradients.statistics,
         gradients.query_sums,
         row_lanes(problem),
+        int(gradients.has_turned_sums),
     )
 
 

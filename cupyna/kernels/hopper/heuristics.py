@@ -20,6 +20,8 @@ from .tensor_map import most_tokens
 
 __all__ = [
     "HopperChoice",
+    "box_extents",
+    "consumer_tiles",
     "fits_boxes",
     "hopper_choice",
     "hopper_choices",
@@ -101,7 +103,7 @@ def hopper_choices(problem: Problem, device: DeviceSpec) -> Iterator[HopperChoic
     for shape in fitting:
         if shape.head_dim != least:
             continue
-        for consumer_tile, split_axis in _row_tiles(problem, shape):
+        for consumer_tile, split_axis in consumer_tiles(problem, shape.consumers):
             unpriced = HopperChoice(shape, consumer_tile, (), split_axis, 0.0)
             for key_tile in _key_tiles(problem, shape, unpriced.row_tile):
                 time_us = _time_us(
@@ -150,7 +152,7 @@ def _time_us(
     return _SET_UP_US + clocks * planes * waves / device.processors / _CLOCKS_PER_US
 
 
-def _row_tiles(problem: Problem, shape: HopperShape) -> Iterator[tuple[tuple[int, ...], int]]:
+def consumer_tiles(problem: Problem, consumers: int) -> Iterator[tuple[tuple[int, ...], int]]:
     """Powers of two for one consumer, with the axis along which consumers divide a tile."""
     powers = [1 << i for i in range(CONSUMER_ROWS.bit_length())]
     lengths = [axis.group_length(0) for axis in problem.axes]
@@ -160,7 +162,7 @@ def _row_tiles(problem: Problem, shape: HopperShape) -> Iterator[tuple[tuple[int
             continue
         for split_axis in range(problem.rank):
             whole = [
-                extent * (shape.consumers if axis == split_axis else 1)
+                extent * (consumers if axis == split_axis else 1)
                 for axis, extent in enumerate(tile)
             ]
             # Rows past the end of an axis are lost.
@@ -182,7 +184,7 @@ def _key_tiles(
         min(extent, most_tokens(gap)) for extent, gap in zip(box, problem.dilation, strict=True)
     )
     tiles = set()
-    for outer in itertools.product(*(_extents(extent, shape.keys) for extent in leading)):
+    for outer in itertools.product(*(box_extents(extent, shape.keys) for extent in leading)):
         room = shape.keys // math.prod(outer)
         if room:
             tiles |= {(*outer, min(room, last)), (*outer, min(last, max(1, room // 8 * 8)))}
@@ -190,7 +192,7 @@ def _key_tiles(
     return (tile for tile in sorted(tiles) if math.prod(tile) * 10 >= most * 9)
 
 
-def _extents(extent: int, keys: int) -> list[int]:
+def box_extents(extent: int, keys: int) -> list[int]:
     """Divisors of `keys` and the whole extent, no more than either."""
     divisors = [size for size in range(1, min(extent, keys) + 1) if keys % size == 0]
     return sorted({*divisors, min(extent, keys)})

@@ -15,9 +15,9 @@ from ..params import ARRAY, AXES, AXIS, axis_fields, row_fields, statistic_field
 from .heuristics import HopperChoice
 from .tensor_map import TENSOR_MAP, box_order, encode_boxes
 
-__all__ = ["HOPPER_PARAMS", "pack_hopper"]
+__all__ = ["HOPPER_PARAMS", "TILE", "aligned", "pack_hopper"]
 
-_TILE = np.dtype(
+TILE = np.dtype(
     [(name, np.int32) for name in ("rows_log2", "row_extent", "key_extent", "row_tiles")],
     align=True,
 )
@@ -28,7 +28,7 @@ _COUNTS = (
 _LOG2_E = math.log2(math.e)
 
 
-def _aligned(fields: list[Any], alignment: int) -> np.dtype[Any]:
+def aligned(fields: list[Any], alignment: int) -> np.dtype[Any]:
     """A struct that ends on a multiple of `alignment`: NumPy knows no alignment beyond a type's."""
     packed = np.dtype(fields, align=True)
     size = -(-packed.itemsize // alignment) * alignment
@@ -40,12 +40,12 @@ def _aligned(fields: list[Any], alignment: int) -> np.dtype[Any]:
     )
 
 
-HOPPER_PARAMS = _aligned(
+HOPPER_PARAMS = aligned(
     [
         *((name, TENSOR_MAP) for name in ("q_map", "k_map", "v_map")),
         *((name, ARRAY) for name in ("out", "lse")),
         ("axis", AXIS, AXES),
-        ("tile", _TILE, AXES),
+        ("tile", TILE, AXES),
         *((name, np.int32) for name in _COUNTS),
         *((name, np.float32) for name in ("sign", "scale", "scale_log2")),
     ],

@@ -28,6 +28,7 @@ __all__ = [
     "WindowChoice",
     "faster_window_choice",
     "faster_window_gradients",
+    "portable_backward_us",
     "portable_forward_us",
     "window_forward_choice",
     "window_gradient_choices",
@@ -191,13 +192,29 @@ def faster_window_gradients(
     passes = window_gradient_choices(problem, device)
     if passes is None:
         return None
-    # Another kernel reads the outputs and their gradients before.
-    queries = problem.batch * problem.heads * math.prod(problem.spatial)
-    time_us = _LAUNCH_US + queries * problem.value_dim * 4 / device.bytes_per_us
-    time_us += sum(chosen.time_us for chosen in passes)
+    general_us = _general_backward_us(problem, device)
+    return passes if _backward_us(problem, device, passes) < general_us else None
+
+
+def portable_backward_us(problem: Problem, device: DeviceSpec) -> float:
+    """What backward is expected to take with the faster of these kernels and the general ones."""
+    general_us = _general_backward_us(problem, device)
+    passes = window_gradient_choices(problem, device)
+    return general_us if passes is None else min(_backward_us(problem, device, passes), general_us)
+
+
+def _general_backward_us(problem: Problem, device: DeviceSpec) -> float:
     general = fused_gradient_choices(problem, device)
-    general_us = _GENERAL_BACKWARD * gradient_time_us(problem, device, general)
-    return passes if time_us < general_us else None
+    return _GENERAL_BACKWARD * gradient_time_us(problem, device, general)
+
+
+def _backward_us(
+    problem: Problem, device: DeviceSpec, passes: tuple[WindowChoice, WindowChoice]
+) -> float:
+    """The passes, and another kernel that reads the outputs and their gradients before."""
+    queries = problem.batch * problem.heads * math.prod(problem.spatial)
+    small_us = _LAUNCH_US + queries * problem.value_dim * 4 / device.bytes_per_us
+    return small_us + sum(chosen.time_us for chosen in passes)
 
 
 def window_choices(

@@ -1,0 +1,159 @@
+// dQ in a pass over keys: consumers exchange dS, multiply it with all keys of the block, and leave
+// the products to a warp that has the copy engine add them to sums in global memory.
+#pragma once
+
+#include "../../ptx/tma_sm90.cuh"
+#include "gradient_block_sm90.cuh"
+
+namespace cupyna {
+
+template <typename Block>
+struct GradientQueriesSm90 {
+  using T = typename Block::T;
+  using Tile = typename Block::Tile;
+  using Walk = typename Block::Walk;
+  using Products = typename Block::Products;
+  using Weights = typename Products::Weights;
+  static constexpr int kConsumers = Block::kConsumers, kGroupThreads = Block::kGroupThreads;
+  static constexpr int kRows = Block::kRows, kColumns = Block::kColumns;
+  static constexpr int kBlocks = Block::kBlocks, kQueryBlocks = Block::kQueryBlocks;
+  static constexpr int kQueryChannels = Block::kQueryChannels;
+  static constexpr int kPart = kColumns / Block::kParts;
+  static constexpr bool kSharesQueries = Block::kSharesQueries;
+  using QuerySums = float[kQueryChannels / 2];
+
+  const HopperGradientParams& params;
+  typename Block::Shared& shared;
+
+  // This consumer's dS of a part of the columns where both find it.
+  __device__ __forceinline__ void lay_gradients(const Weights& packed, unsigned buffer, int part,
+                                                int consumer) const {
+    const int lane = threadIdx.x % 32;
+    const int row = consumer * kConsumerRows + threadIdx.x % kGroupThreads / 32 * 16 + lane % 16;
+#pragma unroll
+    for (int depth = 0; depth < kPart / 16; ++depth) {
+      const int chunk = depth % 4 * 2 + lane / 16;
+      ptx::stmatrix_x4(ptx::shared_address(gradients_of(buffer, part + depth / 4)) +
+                           row * kRowBytes + ((chunk ^ row % 8) * 16),
+                       &packed[4 * depth]);
+    }
+    ptx::fence_proxy_async();
+  }
+
+  // All have laid theirs.
+  __device__ __forceinline__ void meet() const {
+    ptx::named_barrier_sync(1 + kConsumers, kConsumers * kGroupThreads);
+  }
+
+  // Queues dQ = dS K. Both are MN-major: their rows are keys, sixteen to a step of the sum.
+  __device__ __forceinline__ void multiply_queries(QuerySums& sums, unsigned active,
+                                                   unsigned buffer, int consumer) const {
+    const int channel = kSharesQueries ? 0 : consumer * kQueryChannels;
+    const ptx::Descriptor gradients = ptx::matrix_descriptor(
+        ptx::shared_address(gradients_of(buffer, kSharesQueries ? consumer : 0)),
+        kRows * kRowBytes);
+    const ptx::Descriptor keys =
+        ptx::matrix_descriptor(ptx::shared_address(shared.rows[0][0][channel / kBlockChannels]) +
+                                   channel % kBlockChannels * static_cast<int>(sizeof(T)),
+                               Products::kQueryBlockBytes);
+    ptx::wgmma_fence();
+    if (active == (1u << kConsumers) - 1) {
+#pragma unroll
+      for (int depth = 0; depth < kRows / 16; ++depth) {
+        multiply_keys_of(sums, gradients, keys, depth / 4, depth % 4, depth != 0);
+      }
+    } else {
+      const int only = active >> 1;
+#pragma unroll
+      for (int depth = 0; depth < kConsumerRows / 16; ++depth) {
+        multiply_keys_of(sums, gradients, keys, only, depth, depth != 0);
+      }
+    }
+    ptx::wgmma_commit();
+  }
+
+  // This consumer's part of dQ, for the warp that adds it to global memory. `parity` counts tiles.
+  __device__ __forceinline__ void lay_queries(const QuerySums& sums, const Tile& tile,
+                                              const GradientPlace& place, unsigned parity,
+                                              int consumer) const {
+    constexpr int kChunks = kQueryChannels / 8;
+    const int first_chunk = kSharesQueries ? 0 : consumer * kChunks;
+    shared.sum_gate.await_empty(parity);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int query = (kSharesQueries ? consumer * 64 : 0) + Block::row_of(half);
+      const Coordinate to = unpack_fields(shared.fields[query]);
+      const Coordinate token =
+          tile.token_of(Coordinate{0, place.origin.y + to.y, place.origin.z + to.z});
+      const int turn = sum_turn(params.head_dim, token.y, token.z);
+      float* row = shared.sums + query * params.head_dim + threadIdx.x % 4 * 2;
+#pragma unroll
+      for (int i = 0; i < kChunks; ++i) {
+        if ((first_chunk + i) * 8 < params.head_dim) {
+          *reinterpret_cast<float2*>(row + ((first_chunk + i) ^ turn) * 8) =
+              make_float2(sums[4 * i + 2 * half], sums[4 * i + 2 * half + 1]);
+        }
+      }
+    }
+    say_queries_are_laid();
+  }
+
+  // Where no row of the block meets the columns.
+  __device__ __forceinline__ void lay_no_queries(const Tile& tile, const GradientPlace& place,
+                                                 unsigned parity, int consumer) const {
+    const QuerySums none = {};
+    lay_queries(none, tile, place, parity, consumer);
+  }
+
+  // One warp: the engine adds sums to those in global memory, a run of neighboring tokens at a
+  // time.
+  __device__ __forceinline__ void add(const Tile& tile) const {
+    const int row_bytes = params.head_dim * static_cast<int>(sizeof(float));
+    const int run = params.axis[2].dilation == 1 ? params.tile[2].key_extent : 1;
+    unsigned parity = 0;
+    Walk walk(tile);
+#pragma unroll 1
+    for (int left = walk.steps(); left > 0; --left, walk.advance(), parity ^= 1) {
+      const unsigned last = Block::last_in_box(tile, walk.origin);
+      const int count = min_of(run, tile.own[2].box_end - walk.origin.z);
+      float* target =
+          params.query_sums + tile.query_index(walk.origin, walk.head) * params.head_dim;
+      shared.sum_gate.await_full(parity);
+#pragma unroll 1
+      for (int query = threadIdx.x % 32 * run; query < kColumns; query += 32 * run) {
+        if (Block::is_not_past(shared.fields[query], last)) {
+          ptx::add_bytes(target + static_cast<long long>(shared.tokens[query]) * params.head_dim,
+                         ptx::shared_address(shared.sums + query * params.head_dim),
+                         count * row_bytes);
+        }
+      }
+      ptx::commit_bulk();
+      ptx::wait_bulk_read<0>();
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) shared.sum_gate.release();
+    }
+  }
+
+ private:
+  __device__ __forceinline__ T* gradients_of(unsigned buffer, int block) const {
+    return shared.gradients + (buffer * kQueryBlocks + block) * kRows * 64;
+  }
+
+  static __device__ __forceinline__ void multiply_keys_of(QuerySums& sums,
+                                                          ptx::Descriptor gradients,
+                                                          ptx::Descriptor keys, int consumer,
+                                                          int depth, int accumulate) {
+    constexpr int kStep = 16 * kRowBytes / 16, kBlock = Products::kQueryBlockBytes / 16;
+    ptx::Wgmma<T, kQueryChannels>::across(sums, gradients + consumer * kBlock + depth * kStep,
+                                          keys + consumer * kBlocks * kBlock + depth * kStep,
+                                          accumulate);
+  }
+
+  __device__ __forceinline__ void say_queries_are_laid() const {
+    ptx::fence_proxy_async();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(ptx::shared_address(&shared.sum_gate.full));
+  }
+};
+
+}  // namespace cupyna

@@ -1,0 +1,111 @@
+"""Host side of the fused backward on Hopper: one pass over keys, or two that add no sums."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..arrays import DeviceArray
+from ..execution import Choice, Execution
+from ..problem import DeviceSpec, Problem
+from .rows import launch_rows
+
+if TYPE_CHECKING:
+    from ..kernels.hopper.gradient_heuristics import HopperGradientChoice
+
+__all__ = ["MOST_CHANNELS", "backward_choice", "launch_backward", "slower_backward"]
+
+MOST_CHANNELS = 128
+
+
+def backward_choice(problem: Problem, device: DeviceSpec) -> Choice:
+    """How backward would be run."""
+    from ..kernels.hopper.gradient_heuristics import hopper_gradient_passes, passes_us
+
+    passes = hopper_gradient_passes(problem, device)
+    counts = [chosen.plan(problem).counts for chosen in passes]
+    planes = problem.batch * problem.heads
+    numbers = 2 + (problem.head_dim if len(passes) == 1 else 0)
+    return Choice(
+        kernel=" + ".join(chosen.shape.variant(problem.dtype).symbol for chosen in passes),
+        q_tile=passes[0].row_tile,
+        kv_tile=passes[0].column_tile,
+        useful_products=sum(count.useful_products for count in counts) * planes,
+        computed_products=sum(count.computed_products for count in counts) * planes,
+        workspace_bytes=4 * numbers * planes * math.prod(problem.spatial),
+        time_us=passes_us(problem, device, passes),
+    )
+
+
+def slower_backward(problem: Problem, device: DeviceSpec) -> tuple[str, ...]:
+    """The reason to leave a problem to the portable family, where its kernels are faster."""
+    from ..kernels.fused.heuristics import is_served
+    from ..kernels.window.costs import portable_backward_us
+
+    if not is_served(problem, device, "backward"):
+        return ()
+    ours = backward_choice(problem, device).time_us
+    portable = portable_backward_us(problem, device)
+    if ours <= portable:
+        return ()
+    return (f"expects {ours:.0f} us where the portable kernels take {portable:.0f}",)
+
+
+def launch_backward(
+    problem: Problem,
+    scale: float,
+    execution: Execution,
+    passes: tuple[HopperGradientChoice, ...],
+    dout: DeviceArray,
+    q: DeviceArray,
+    k: DeviceArray,
+    v: DeviceArray,
+    out: DeviceArray,
+    lse: DeviceArray,
+    dlse: DeviceArray | None,
+    dq: DeviceArray,
+    dk: DeviceArray,
+    dv: DeviceArray,
+) -> None:
+    """Queue backward with given passes."""
+    from ..kernels.fused.params import Gradients, pack_gradient
+    from ..kernels.hopper.gradient_params import pack_hopper_gradient
+
+    queries = problem.batch * problem.heads * math.prod(problem.spatial)
+    gradients = Gradients(dout, dlse, dq, dk, dv, execution.empty((queries, 2), "float32").pointer)
+    sums_queries = passes[-1].shape.sums_queries
+    if sums_queries:
+        sums = execution.empty((queries, problem.head_dim), "float32").pointer
+        gradients = replace(gradients, query_sums=sums, has_turned_sums=True)
+    ones = (1,) * problem.rank
+    of_rows = pack_gradient(problem, scale, ones, ones, q, k, v, None, out, lse, gradients)
+    launch_rows("fused_statistics", problem, execution, of_rows)
+    for chosen in passes:
+        params = pack_hopper_gradient(problem, scale, chosen, q, k, v, gradients)
+        _launch(problem, chosen, execution, params)
+    if sums_queries:
+        launch_rows("fused_query_gradients", problem, execution, of_rows)
+
+
+def _launch(
+    problem: Problem,
+    chosen: HopperGradientChoice,
+    execution: Execution,
+    params: np.ndarray[Any, Any],
+) -> None:
+    from ..kernels.launch import launch
+    from ..kernels.loader import load
+
+    variant = chosen.shape.variant(problem.dtype)
+    blocks = int(params["tiles"][0]) * int(params["row_heads"][0]) * problem.batch
+    launch(
+        load(variant, execution.device.index),
+        (blocks, 1, 1),
+        (variant.threads,),
+        variant.smem_bytes,
+        execution.stream,
+        params,
+    )

@@ -1,0 +1,96 @@
+"""The mirror of ``HopperGradientParams``: the argument of the fused backward on Hopper."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from cupyna.arrays.device_array import DeviceArray
+from cupyna.problem import Problem
+
+from ..fused.params import Gradients, axis_tiles
+from ..params import ABSENT, ARRAY, AXES, AXIS, axis_fields, row_fields
+from .gradient_heuristics import HopperGradientChoice
+from .params import TILE, aligned
+from .tensor_map import TENSOR_MAP, box_order, encode_boxes
+
+__all__ = ["HOPPER_GRADIENT_PARAMS", "pack_hopper_gradient"]
+
+_LOG2_E = math.log2(math.e)
+
+HOPPER_GRADIENT_PARAMS = aligned(
+    [
+        ("row_map", TENSOR_MAP, 2),
+        ("column_map", TENSOR_MAP, 2),
+        ("gradient", ARRAY, 2),
+        ("axis", AXIS, AXES),
+        ("tile", TILE, AXES),
+        ("split_axis", np.int32),
+        ("box_order", np.int32),
+        ("row_head_stride", np.int32, 2),
+        ("column_head_stride", np.int32, 2),
+        *((name, np.int32) for name in ("row_heads", "head_group", "tiles")),
+        *((name, np.int32) for name in ("head_dim", "value_dim")),
+        *((name, np.float32) for name in ("scale", "scale_log2")),
+        *((name, np.uint64) for name in ("statistics", "query_sums")),
+    ],
+    64,
+)
+
+
+def pack_hopper_gradient(
+    problem: Problem,
+    scale: float,
+    choice: HopperGradientChoice,
+    q: DeviceArray,
+    k: DeviceArray,
+    v: DeviceArray,
+    gradients: Gradients,
+) -> np.ndarray[Any, Any]:
+    """One pass."""
+    order = box_order(problem)
+    padding = AXES - problem.rank
+    queries, keys = (q, gradients.dout), (k, v)
+    is_over_keys = choice.shape.side == "key"
+    rows, columns = (keys, queries) if is_over_keys else (queries, keys)
+    of_rows = (gradients.dk, gradients.dv) if is_over_keys else (gradients.dq, None)
+    row_tiles = [
+        axis_tiles(length, dilation, extent)
+        for length, dilation, extent in zip(
+            problem.spatial, problem.dilation, choice.row_tile, strict=True
+        )
+    ]
+
+    def maps(arrays: tuple[DeviceArray, DeviceArray], tile: tuple[int, ...]) -> list[bytes]:
+        return [encode_boxes(array, order, tile, problem.dilation) for array in arrays]
+
+    params = np.zeros(1, HOPPER_GRADIENT_PARAMS)
+    params[0] = (
+        maps(rows, choice.consumer_tile),
+        maps(columns, choice.column_tile),
+        [ABSENT if array is None else row_fields(array) for array in of_rows],
+        list(axis_fields(problem)),
+        [(0, 1, 1, 1)] * padding
+        + [
+            (count.bit_length() - 1, *extents)
+            for count, *extents in zip(
+                choice.consumer_tile, choice.row_tile, choice.column_tile, row_tiles, strict=True
+            )
+        ],
+        padding + choice.split_axis,
+        int(order),
+        [array.strides[-2] for array in rows],
+        [array.strides[-2] for array in columns],
+        problem.kv_heads if is_over_keys else problem.heads,
+        problem.head_group,
+        math.prod(row_tiles),
+        problem.head_dim,
+        problem.value_dim,
+        scale,
+        scale * _LOG2_E,
+        gradients.statistics,
+        gradients.query_sums,
+    )
+    return params

@@ -1,0 +1,107 @@
+"""The compiled shapes of the fused backward on Hopper (TMA and WGMMA)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..variant import Variant
+from .shapes import CONSUMER_ROWS
+
+__all__ = ["HOPPER_GRADIENT_SHAPES", "HopperGradientShape"]
+
+_BLOCK_CHANNELS = 64
+_ROW_BYTES = 128
+_WINDOW_BYTES = 24
+_PLACE_BYTES = 20
+_TILE_BYTES = 3 * 28
+_ALIGNMENT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class HopperGradientShape:
+    """One way to divide a block's work: two consumers of 64 rows each.
+
+    Parameters
+    ----------
+    side : {"query", "key"}
+        What rows are: a pass over keys gives dK and dV, one over queries dQ.
+    head_dim : int
+        Most channels of queries, keys and values.
+    columns : int
+        Of one tile: of queries where rows are keys.
+    stages : int
+        Tiles of columns, of two arrays, in shared memory at a time.
+    sums_queries : bool
+        Whether a pass over keys adds up dQ as well.
+    """
+
+    side: Literal["query", "key"]
+    head_dim: int
+    columns: int
+    stages: int
+    sums_queries: bool = False
+
+    consumers = 2
+
+    @property
+    def rows(self) -> int:
+        """Rows of one block."""
+        return CONSUMER_ROWS * self.consumers
+
+    @property
+    def threads(self) -> int:
+        """One warpgroup copies, the others compute."""
+        return 128 * (1 + self.consumers)
+
+    @property
+    def smem_bytes(self) -> int:
+        """Shared memory of one block: ``Shared`` of the main loop."""
+        blocks = -(-self.head_dim // _BLOCK_CHANNELS)
+        tiles = 2 * (self.rows + self.stages * self.columns) * blocks * _ROW_BYTES
+        query_blocks = -(-self.columns // 64)
+        gradients = 2 * query_blocks * self.rows * _ROW_BYTES if self.sums_queries else 128
+        sums = self.columns * self.head_dim * 4 if self.sums_queries else 16
+        set_words = -(-self.columns // 128) * 4
+        statistics = self.stages * self.columns if self.side == "key" else 2
+        tables = (
+            (self.columns + 5) * set_words * 4
+            + statistics * 8
+            + self.rows * _WINDOW_BYTES
+            + self.stages * _PLACE_BYTES
+            + self.columns * 8
+            + _TILE_BYTES
+            + (2 + 2 * self.stages) * 16
+            + 128
+        )
+        return -(-(tiles + gradients + sums + tables) // _ALIGNMENT) * _ALIGNMENT
+
+    def variant(self, dtype: str) -> Variant:
+        """The manifest's row for inputs of a dtype."""
+        return Variant(
+            "fused_gradient_sm90",
+            dtype,
+            0,
+            threads=self.threads,
+            smem_bytes=self.smem_bytes,
+            defines=(
+                ("ROWS_ARE_KEYS", int(self.side == "key")),
+                ("HEAD_DIM", self.head_dim),
+                ("COLUMNS", self.columns),
+                ("STAGES", self.stages),
+                ("SUMS_QUERIES", int(self.sums_queries)),
+            ),
+            hopper=True,
+        )
+
+
+HOPPER_GRADIENT_SHAPES = (
+    HopperGradientShape("key", 64, columns=64, stages=3, sums_queries=True),
+    HopperGradientShape("key", 64, columns=128, stages=2, sums_queries=True),
+    HopperGradientShape("key", 128, columns=64, stages=2, sums_queries=True),
+    HopperGradientShape("key", 64, columns=96, stages=3),
+    HopperGradientShape("key", 128, columns=64, stages=3),
+    HopperGradientShape("query", 64, columns=128, stages=3),
+    HopperGradientShape("query", 128, columns=96, stages=2),
+    HopperGradientShape("query", 128, columns=112, stages=2),
+)
