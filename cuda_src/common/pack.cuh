@@ -20,17 +20,4 @@ __device__ __forceinline__ unsigned pack<__nv_bfloat16>(float low, float high) {
   return *reinterpret_cast<const unsigned*>(&both);
 }
 
-template <typename T>
-__device__ __forceinline__ float2 unpack(unsigned both);
-
-template <>
-__device__ __forceinline__ float2 unpack<__half>(unsigned both) {
-  return __half22float2(*reinterpret_cast<const __half2*>(&both));
-}
-
-template <>
-__device__ __forceinline__ float2 unpack<__nv_bfloat16>(unsigned both) {
-  return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&both));
-}
-
 }  // namespace cupyna
