@@ -149,21 +149,22 @@ def _query_chunk(
     scores32 = (scale * dot(q32, k32)).masked_fill(~seen, -math.inf)
     raw = (scores32 - scores32.amax(-1, keepdim=True)).exp()
     out32 = weigh(as_stored(raw, dtype), v32) / raw.sum(-1, keepdim=True)
-    rows = {"out": as_rows(out, out32, weigh(weights, v64.abs()))}
+    size = (abs(scale) * dot(q64.abs(), k64.abs())).masked_fill(~seen, 0)
+    # An error of a score is a relative error of its weight, hence the factor.
+    shifted = weights * (1 + size.amax(-1, keepdim=True))
+    rows = {"out": as_rows(out, out32, weigh(shifted, v64.abs()))}
     if dout is None:
         return rows
     do64, do32 = dout.double(), dout.float()
     delta = (do64 * out).sum(-1, keepdim=True)
     dscores = weights * (dot(do64, v64) - delta)
     terms = dot(do64.abs(), v64.abs()) + (do64 * out).abs().sum(-1, keepdim=True)
-    size = (abs(scale) * dot(q64.abs(), k64.abs())).masked_fill(~seen, 0)
-    magnitude = weights * terms * (1 + size.amax(-1, keepdim=True))
     delta32 = (do32 * out.to(dtype).float()).sum(-1, keepdim=True)
     dscores32 = (scores32 - lse.float()).exp() * (dot(do32, v32) - delta32)
     rows["dq"] = as_rows(
         scale * weigh(dscores, k64),
         scale * weigh(as_stored(dscores32, dtype), k32),
-        abs(scale) * weigh(magnitude, k64.abs()),
+        abs(scale) * weigh(shifted * terms, k64.abs()),
     )
     return rows
 

@@ -53,8 +53,9 @@ def expected_forward(
     exact = reference.forward(*arguments, given.v, given.bias)
     rounded = reference.forward(*arguments, given.v, given.bias, _rounding(problem, weights))
     probabilities = np.exp(reference.qk(*arguments, given.bias) - exact[1][..., None])
-    out = reference.av(problem, probabilities, np.abs(given.v))
     lse = _score_magnitude(problem, given).max(-1)
+    # An error of a score is a relative error of its weight, hence the factor.
+    out = reference.av(problem, probabilities * (1 + lse[..., None]), np.abs(given.v))
     return {
         "out": Expected("out", problem.dtype, exact[0], rounded[0], out),
         "lse": Expected("lse", problem.accumulator, exact[1], rounded[1], lse),
