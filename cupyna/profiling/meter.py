@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -68,6 +69,7 @@ class Meter:
         """Give memory back and wait; raises where the device is lost."""
         import torch
 
+        gc.collect()  # what fell out of memory is held by its own traceback
         torch.cuda.empty_cache()
         torch.cuda.synchronize()
 

@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-natten = pytest.importorskip("natten")
+try:
+    import natten
+except ImportError:
+    natten = None
 
 import cupyna.torch as ours  # noqa: E402
 
 pytestmark = [
+    pytest.mark.gpu,  # it is found beside a GPU, if anywhere
     pytest.mark.torch,
+    pytest.mark.skipif(natten is None, reason="no NATTEN"),
     pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile"),
     pytest.mark.filterwarnings("ignore:return_lse is deprecated"),
 ]
