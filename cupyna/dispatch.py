@@ -11,8 +11,11 @@ from .problem import METHODS, DeviceSpec, Method, Operation, Problem
 
 __all__ = ["Candidate", "backends", "candidates", "select"]
 
-# Backends of a GPU that neither store weights nor copy arrays: where they apply, none is faster.
+# Backends of a GPU that neither store weights nor copy arrays. Where they apply others are rarely
+# faster; one has to be expected to be by so much, as models err and weights take memory.
 _DIRECT = 2
+_CLEARLY_FASTER = 0.65
+_LEAST_GAIN_US = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,8 @@ def candidates(problem: Problem, operation: Operation, device: DeviceSpec) -> tu
 def _ordered(problem: Problem, operation: Operation, device: DeviceSpec) -> tuple[Backend, ...]:
     """The backends of a device as the library prefers them for a problem.
 
-    Of those that store weights on a GPU, or copies of all arrays, the one that is expected to be
-    faster comes first.
+    On a GPU those come first that store neither weights nor copies of all arrays, unless another
+    is expected to be faster by far: of these, the one that is expected to be faster.
     """
     found = backends(device.kind)
     if device.kind == "cpu":
@@ -105,7 +108,11 @@ def _ordered(problem: Problem, operation: Operation, device: DeviceSpec) -> tupl
             return math.inf
         return backend.choice(problem, operation, device).time_us
 
-    return (*first, *sorted(rest, key=time_us))
+    fastest, *others = sorted(rest, key=time_us)
+    direct_us = next((time for time in map(time_us, first) if time < math.inf), math.inf)
+    if time_us(fastest) < min(_CLEARLY_FASTER * direct_us, direct_us - _LEAST_GAIN_US):
+        return (fastest, *first, *others)
+    return (*first, fastest, *others)
 
 
 def _no_backend(device: DeviceSpec) -> str:

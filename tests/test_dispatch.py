@@ -1,0 +1,40 @@
+"""Which backend `method="auto"` prefers on a GPU, without one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cupyna.dispatch import candidates, select
+from cupyna.problem import DeviceSpec, Problem
+
+H200 = DeviceSpec("H200", "cuda", 0, 132, (9, 0), 232448, 60 << 20, 4.8e6, 6.7e7)
+IMAGE = Problem(16, (64, 64), 16, 16, 64, 64, "float16", (13, 13), (1, 1), (1, 1), (False, False))
+
+
+def test_what_stores_no_weights_comes_first() -> None:
+    assert select(IMAGE, "forward", H200, None).method == "fused"
+    tiny = replace(IMAGE, batch=1, spatial=(8, 8), kernel_size=(3, 3))
+    assert select(tiny, "forward", H200, None).method == "fused"
+
+
+def test_unless_another_is_expected_to_be_faster_by_far() -> None:
+    apart = replace(
+        IMAGE, batch=4, spatial=(4096,), kernel_size=(7,), stride=(1,), dilation=(585,),
+        is_causal=(False,), head_dim=32, value_dim=32,
+    )  # fmt: skip
+    for operation in ("forward", "backward"):
+        first, *others = candidates(apart, operation, H200)
+        assert first.name == "cuda-naive" and first.choice is not None
+        fused = next(other for other in others if other.method == "fused" and other.choice)
+        assert fused.choice is not None and first.choice.time_us < 0.65 * fused.choice.time_us
+    assert select(apart, "forward", H200, "fused").method == "fused"
+
+
+def test_what_copies_arrays_is_weighed_with_what_stores_weights() -> None:
+    ragged = replace(IMAGE, head_dim=20, value_dim=20, has_vector_rows=False)
+    times = [
+        answer.choice.time_us
+        for answer in candidates(ragged, "forward", H200)
+        if answer.choice is not None
+    ]
+    assert len(times) == 3 and times == sorted(times)
