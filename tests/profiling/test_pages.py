@@ -13,7 +13,6 @@ from cupyna.profiling.ceilings import Ceilings
 from cupyna.profiling.gpus import GPUS
 from cupyna.profiling.pages import PAGES, unmeasured, write_pages
 from cupyna.profiling.pages.cases import floor_us
-from cupyna.profiling.pages.first import page
 from cupyna.profiling.pages.results import load, machine
 from cupyna.profiling.problems import Row, rows
 from cupyna.profiling.profile import predicted
@@ -27,31 +26,6 @@ HEAD = {
     "gpus": ["NVIDIA H200"], "driver": "580", "versions": {"cupyna": "0.1.0"}, "commit": "abc",
     "rounds": 5, "ceilings": {"bytes_per_us": 4e6, "flops_per_us": {"float16": 7e8}},
 }  # fmt: skip
-
-
-def test_a_file_of_the_first_form_becomes_a_table(tmp_path: Path) -> None:
-    path = tmp_path / "results.json"
-    measurement = {
-        "case": "H", "dtype": "float16", "batch": 32, "heads": 4, "head_dim": 32,
-        "spatial": [112, 112], "kernel_size": [7, 7], "dilation": [8, 8],
-        "pieces": {
-            "forward": {"cupyna": TIMES, "peer 1.0": SLOWER, "peer_over_ours": 2.0},
-            "qk": {"cupyna": TIMES, "peer_over_ours": None},
-        },
-    }  # fmt: skip
-    document = {
-        "what": "medians, microseconds", "rounds": 7, "gpus": ["H200"], "driver": "580",
-        "versions": {"cupyna": "0.1.0"}, "commit": "abc", "measurements": [measurement],
-    }  # fmt: skip
-    path.write_text(json.dumps(document))
-    lines = page(path).splitlines()
-    assert lines[0].startswith("H200, driver 580; cupyna 0.1.0; commit abc. 7 interleaved rounds")
-    assert lines[-3] == "| case | problem | dtype | forward | qk |"
-    assert lines[-2] == "|---|---|---|---|---|"
-    assert lines[-1] == (
-        "| H | batch 32, 4 heads x 32, 112x112, window 7x7, dilation 8 | float16 "
-        "| 1.500; peer 1.0 3.000 (2.0x) | 1.500 |"
-    )
 
 
 def _measured(row: Row, dtype: str, times_us: dict[str, float]) -> Measurement:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from . import cases, families, first, models, paper, patterns, scaling, why
+from . import cases, families, models, paper, patterns, scaling, why
 from .results import documents, kinds
 
 __all__ = ["PAGES", "unmeasured", "write_pages"]
@@ -45,6 +45,3 @@ def write_pages(docs: Path) -> None:
     (generated / "performance.md").write_text(listed, "utf-8")
     # A part of a page that is there without results, too.
     (generated / "families.md").write_text(families.write(results) + "\n", "utf-8")
-    for path, document in documents(results):
-        if "first" in kinds(document):
-            (generated / f"{path.stem}.md").write_text(first.page(path), "utf-8")

@@ -148,7 +148,7 @@ def kinds(document: dict[str, Any]) -> set[str]:
     if "parts" in document:
         return {"overhead"}
     first: dict[str, Any] = next(iter(document.get("measurements", [])), {})
-    return {kind for kind, key in (("models", "images_per_s"), ("first", "pieces")) if key in first}
+    return {"models"} if "images_per_s" in first else set()
 
 
 def load(folder: Path, *suites: str) -> list[Results]:
