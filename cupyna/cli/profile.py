@@ -51,6 +51,7 @@ def profile(
     gpu: Annotated[str, typer.Option(help="Predict for this GPU instead of measuring.")] = "",
     ncu: Annotated[bool, typer.Option(help="Read hardware counters where ncu is there.")] = True,
     as_json: Annotated[Path | None, typer.Option("--json", help="JSON file to write.")] = None,
+    commit: Annotated[str, typer.Option(help="Name of the measured commit, for the file.")] = "",
     plot: Annotated[Path | None, typer.Option(help="Roofline to write, PNG or SVG.")] = None,
 ) -> None:
     """Show work, traffic, time, ceilings, occupancy and memory of one call.
@@ -79,7 +80,10 @@ def profile(
     if not found.is_measured:
         console.print(f"Predicted for the {found.device.name} by the cost models: nothing was run.")
     if as_json is not None:
-        as_json.write_text(json.dumps(found.to_json(), indent=1) + "\n", "utf-8")
+        from cupyna.profiling.records import environment
+
+        head = environment(commit) if found.is_measured else {}
+        as_json.write_text(json.dumps(found.to_json() | head, indent=1) + "\n", "utf-8")
     if plot is not None:
         from cupyna.profiling.roofline import draw
 

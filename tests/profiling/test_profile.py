@@ -192,11 +192,12 @@ def test_a_measured_profile_takes_times_from_checked_runs(run, monkeypatch, tmp_
     code, text = run(
         *("--tokens", "8x8", "--kernel-size", "3", "--heads", "2", "--head-dim", "8"),
         *("--dtype", "float32", "--peer", "flash", "--backward", "--json", str(file)),
+        *("--commit", "abc"),
     )
     assert code == 0
     assert "nothing was run" not in text and "ceilings (measured)" in text
     stored = json.loads(file.read_text())
-    assert stored["is_measured"]
+    assert stored["is_measured"] and stored["commit"] == "abc" and stored["versions"]
     by_name = {(line["name"], line["operation"]): line for line in stored["lines"]}
     for method in ("naive", "gemm", "fused"):
         assert by_name[method, "backward"]["time_us"] > 0

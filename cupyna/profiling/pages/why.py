@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .plots import Curves, curves
-from .results import documents, kinds, table
+from .results import documents, kinds, run, table
 
 __all__ = ["write"]
 
@@ -27,6 +27,9 @@ def _section(path: Path, profile: dict[str, Any], generated: Path) -> Iterator[s
     roof = ceilings["flops_per_us"][dtype] / 1e6
     yield f"## {_title(problem)}, {dtype}, on the {profile['device']['name']}"
     yield ""
+    if "versions" in profile:
+        yield run(profile)
+        yield ""
     lines = [line for line in profile["lines"] if line["counts"] is not None]
     ridge = roof * 1e6 / ceilings["bytes_per_us"]
     ends = [min([ridge, *(line["intensity"] for line in lines)]) / 2,
