@@ -24,7 +24,7 @@ import numpy as np
 from .geometry import Axis, Line
 from .problem import Problem
 
-__all__ = ["AxisTile", "BoxTile", "Counts", "Tile", "TilePlan", "axis_pairs"]
+__all__ = ["AxisTile", "BoxTile", "Counts", "Side", "Tile", "TilePlan", "axis_pairs"]
 
 Side = Literal["query", "key"]
 

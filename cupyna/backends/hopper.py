@@ -39,8 +39,8 @@ class CudaHopper:
         problem: Problem, device: DeviceSpec, operation: Operation = "forward"
     ) -> tuple[str, ...]:
         """Why the kernels cannot run a direction at all, whatever it would take."""
-        from ..kernels.hopper.heuristics import fits_boxes
         from ..kernels.hopper.tensor_map import MOST_DILATION, BoxOrder, box_order
+        from ..kernels.hopper.tilings import fits_boxes
 
         reasons = []
         if device.compute_capability != _CAPABILITY:

@@ -165,6 +165,8 @@ def measured(
     (found,) = measure(plan, spec)
     profile = predicted(problem, spec, Ceilings.measured([dtype]), names, operations)
     profile.is_measured = True
+    on_gpu = spec.kind == "cuda"
+    tensors = random_tensors(problem, with_gradient="backward" in operations) if on_gpu else {}
     for line in profile.lines:
         record = found.records[line.name]
         line.refusal = record.refused.get(line.operation, "")
@@ -173,9 +175,8 @@ def measured(
             continue
         line.time_us = record.times[line.operation].median_us
         line.peak_bytes = record.peak_bytes[line.operation]
-        if spec.kind == "cuda":
+        if on_gpu:
             (implementation,) = ours([line.name], spec)
-            tensors = random_tensors(problem, with_gradient=line.operation == "backward")
             work = implementation.work(problem, tensors, line.operation)
             line.occupancy = launched(work.run, spec.compute_capability)
     for peer in peers:

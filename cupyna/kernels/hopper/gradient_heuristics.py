@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ from cupyna.tiles import TilePlan
 
 from ..fused.heuristics import warp_tile
 from .gradient_shapes import HOPPER_GRADIENT_SHAPES, HopperGradientShape
-from .heuristics import box_extents, consumer_tiles
 from .shapes import WARP_ROWS
-from .tensor_map import most_tokens
+from .tilings import block_tile, column_tiles, consumer_tiles
 
 __all__ = ["HopperGradientChoice", "hopper_gradient_choices", "hopper_gradient_passes", "passes_us"]
 
@@ -60,10 +58,7 @@ class HopperGradientChoice:
     @property
     def row_tile(self) -> tuple[int, ...]:
         """Rows of one block."""
-        return tuple(
-            extent * (self.shape.consumers if axis == self.split_axis else 1)
-            for axis, extent in enumerate(self.consumer_tile)
-        )
+        return block_tile(self.consumer_tile, self.split_axis, self.shape.consumers)
 
     def plan(self, problem: Problem) -> TilePlan:
         """The walk of every block."""
@@ -124,7 +119,7 @@ def hopper_gradient_choices(problem: Problem, device: DeviceSpec) -> Iterator[Ho
             continue
         for consumer_tile, split_axis in consumer_tiles(problem, shape.consumers):
             unpriced = HopperGradientChoice(shape, consumer_tile, (), split_axis, 0.0)
-            for column_tile in _column_tiles(problem, shape, unpriced.row_tile):
+            for column_tile in column_tiles(problem, shape.columns, unpriced.row_tile, shape.side):
                 time_us = _time_us(
                     problem, device, shape, unpriced.row_tile, consumer_tile, column_tile
                 )
@@ -158,20 +153,3 @@ def _time_us(
     blocks = problem.batch * row_heads * block.tiles
     waves = max(1.0, device.processors / blocks)
     return clocks * waves / device.processors / _CLOCKS_PER_US
-
-
-def _column_tiles(
-    problem: Problem, shape: HopperGradientShape, row_tile: tuple[int, ...]
-) -> Iterator[tuple[int, ...]]:
-    """Extents whose product fills the columns, or nearly so, if the box allows it."""
-    box = TilePlan(problem.axes, row_tile, row_tile, shape.side).largest_box
-    *leading, last = (
-        min(extent, most_tokens(gap)) for extent, gap in zip(box, problem.dilation, strict=True)
-    )
-    tiles = set()
-    for outer in itertools.product(*(box_extents(extent, shape.columns) for extent in leading)):
-        room = shape.columns // math.prod(outer)
-        if room:
-            tiles |= {(*outer, min(room, last)), (*outer, min(last, max(1, room // 8 * 8)))}
-    most = max(math.prod(tile) for tile in tiles)
-    return (tile for tile in sorted(tiles) if math.prod(tile) * 10 >= most * 9)

@@ -5,7 +5,6 @@ Pure functions, like those of the portable family.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,19 +14,10 @@ from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
 
 from ..fused.heuristics import warp_tile
-from .shapes import CONSUMER_ROWS, HOPPER_SHAPES, WARP_ROWS, HopperShape
-from .tensor_map import most_tokens
+from .shapes import HOPPER_SHAPES, WARP_ROWS, HopperShape
+from .tilings import block_tile, column_tiles, consumer_tiles
 
-__all__ = [
-    "HopperChoice",
-    "box_extents",
-    "consumer_tiles",
-    "fits_boxes",
-    "hopper_choice",
-    "hopper_choices",
-    "key_tile_us",
-    "tile_us",
-]
+__all__ = ["HopperChoice", "hopper_choice", "hopper_choices", "key_tile_us", "tile_us"]
 
 # Clocks of one multiprocessor: per multiplication of a pair's channel, per pair of softmax and of
 # mask, per key tile and per tile of a block. Fitted to 52 tilings of 12 problems measured on an
@@ -71,10 +61,7 @@ class HopperChoice:
     @property
     def row_tile(self) -> tuple[int, ...]:
         """Queries of one block."""
-        return tuple(
-            extent * (self.shape.consumers if axis == self.split_axis else 1)
-            for axis, extent in enumerate(self.consumer_tile)
-        )
+        return block_tile(self.consumer_tile, self.split_axis, self.shape.consumers)
 
     def plan(self, problem: Problem) -> TilePlan:
         """The walk of every block."""
@@ -105,7 +92,7 @@ def hopper_choices(problem: Problem, device: DeviceSpec) -> Iterator[HopperChoic
             continue
         for consumer_tile, split_axis in consumer_tiles(problem, shape.consumers):
             unpriced = HopperChoice(shape, consumer_tile, (), split_axis, 0.0)
-            for key_tile in _key_tiles(problem, shape, unpriced.row_tile):
+            for key_tile in column_tiles(problem, shape.keys, unpriced.row_tile, "query"):
                 time_us = _time_us(
                     problem, device, shape, unpriced.row_tile, consumer_tile, key_tile
                 )
@@ -150,62 +137,3 @@ def _time_us(
     # Every multiprocessor takes a whole number of tiles.
     waves = -(-items // device.processors) * device.processors / items
     return _SET_UP_US + clocks * planes * waves / device.processors / _CLOCKS_PER_US
-
-
-def consumer_tiles(problem: Problem, consumers: int) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Powers of two for one consumer, with the axis along which consumers divide a tile."""
-    powers = [1 << i for i in range(CONSUMER_ROWS.bit_length())]
-    lengths = [axis.group_length(0) for axis in problem.axes]
-    found = []
-    for tile in itertools.product(powers, repeat=problem.rank):
-        if math.prod(tile) != CONSUMER_ROWS or not _fits(tile, problem.dilation):
-            continue
-        for split_axis in range(problem.rank):
-            whole = [
-                extent * (consumers if axis == split_axis else 1)
-                for axis, extent in enumerate(tile)
-            ]
-            # Rows past the end of an axis are lost.
-            lost = math.prod(
-                -(-length // extent) * extent / length
-                for extent, length in zip(whole, lengths, strict=True)
-            )
-            found.append((lost, tile, split_axis))
-    least = min(lost for lost, _, _ in found)
-    return ((tile, axis) for lost, tile, axis in found if lost <= 1.5 * least)
-
-
-def _key_tiles(
-    problem: Problem, shape: HopperShape, row_tile: tuple[int, ...]
-) -> Iterator[tuple[int, ...]]:
-    """Extents whose product fills the keys, or nearly so, if the box allows it."""
-    box = TilePlan.of(problem, row_tile, row_tile).largest_box
-    *leading, last = (
-        min(extent, most_tokens(gap)) for extent, gap in zip(box, problem.dilation, strict=True)
-    )
-    tiles = set()
-    for outer in itertools.product(*(box_extents(extent, shape.keys) for extent in leading)):
-        room = shape.keys // math.prod(outer)
-        if room:
-            tiles |= {(*outer, min(room, last)), (*outer, min(last, max(1, room // 8 * 8)))}
-    most = max(math.prod(tile) for tile in tiles)
-    return (tile for tile in sorted(tiles) if math.prod(tile) * 10 >= most * 9)
-
-
-def box_extents(extent: int, keys: int) -> list[int]:
-    """Divisors of `keys` and the whole extent, no more than either."""
-    divisors = [size for size in range(1, min(extent, keys) + 1) if keys % size == 0]
-    return sorted({*divisors, min(extent, keys)})
-
-
-def fits_boxes(dilation: tuple[int, ...]) -> bool:
-    """Whether boxes can be described that hold the queries of one consumer."""
-    return math.prod(_power_below(most_tokens(gap)) for gap in dilation) >= CONSUMER_ROWS
-
-
-def _power_below(count: int) -> int:
-    return 1 << count.bit_length() - 1
-
-
-def _fits(tile: tuple[int, ...], dilation: tuple[int, ...]) -> bool:
-    return all(count <= most_tokens(gap) for count, gap in zip(tile, dilation, strict=True))
