@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cupyna.dispatch import candidates, select
-from cupyna.problem import DeviceSpec, Problem
+from cupyna.problem import Problem
+from cupyna.profiling.gpus import GPUS
 
-H200 = DeviceSpec("H200", "cuda", 0, 132, (9, 0), 232448, 60 << 20, 4.8e6, 6.7e7)
+H200 = GPUS["H200"].spec
 IMAGE = Problem(16, (64, 64), 16, 16, 64, 64, "float16", (13, 13), (1, 1), (1, 1), (False, False))
 
 

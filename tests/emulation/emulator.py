@@ -22,10 +22,10 @@ from cupyna.arrays import DeviceArray
 from cupyna.execution import Execution
 from cupyna.kernels.sources import installed_sources
 from cupyna.kernels.variant import Variant
-from cupyna.problem import DeviceSpec
+from cupyna.profiling.gpus import GPUS
 
 HERE = Path(__file__).parent
-H200 = DeviceSpec("H200", "cuda", 0, 132, (9, 0), 232448, 60 << 20, 4.8e6, 6.7e7)
+H200 = GPUS["H200"].spec
 _ALIGNMENT = 512
 
 _ARGUMENT = re.compile(r"CUPYNA_SYMBOL\(const __grid_constant__ (\S+) params\)")

@@ -14,10 +14,11 @@ from cupyna.backends.fused import CudaFused
 from cupyna.geometry import Axis
 from cupyna.kernels.fused.bias import bias_gradient_choice
 from cupyna.problem import DeviceSpec, Problem
+from cupyna.profiling.gpus import GPUS
 from cupyna.testing import axes, problems
 from cupyna.tiles import TilePlan
 
-H200 = DeviceSpec("H200", "cuda", 0, 132, (9, 0), 232448, 60 << 20, 4.8e6, 6.7e7)
+H200 = GPUS["H200"].spec
 L4 = DeviceSpec("L4", "cuda", 0, 58, (8, 9), 101376, 48 << 20, 3.0e5, 3.0e7)
 PROBLEM = Problem(
     2, (40, 33), 4, 2, 64, 64, "float16", (9, 12), (1, 3), (2, 1), (False, True), has_bias=True

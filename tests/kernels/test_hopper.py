@@ -17,9 +17,10 @@ from cupyna.kernels.hopper.schedule import schedule
 from cupyna.kernels.hopper.shapes import CONSUMER_ROWS, HOPPER_SHAPES
 from cupyna.kernels.hopper.tensor_map import BoxOrder, encode_boxes, most_tokens
 from cupyna.problem import DeviceSpec, Problem
+from cupyna.profiling.gpus import GPUS
 from cupyna.testing import problems
 
-H200 = DeviceSpec("H200", "cuda", 0, 132, (9, 0), 232448, 60 << 20, 4.8e6, 6.7e7)
+H200 = GPUS["H200"].spec
 A100 = DeviceSpec("A100", "cuda", 0, 108, (8, 0), 166912, 40 << 20, 2.0e6, 1.95e7)
 
 LARGE = Problem(

@@ -9,9 +9,10 @@ from cupyna.backends.fused import CudaFused
 from cupyna.backends.padded import CudaPadded
 from cupyna.dispatch import select
 from cupyna.kernels.copies import pack_copy
-from cupyna.problem import DeviceSpec, Problem
+from cupyna.problem import Problem
+from cupyna.profiling.gpus import GPUS
 
-H200 = DeviceSpec("H200", "cuda", 0, 132, (9, 0), 232448, 60 << 20, 4.8e6, 6.7e7)
+H200 = GPUS["H200"].spec
 WHOLE = Problem(2, (64, 64), 4, 2, 40, 40, "float16", (7, 7), (1, 1), (1, 1), (False, False))
 
 

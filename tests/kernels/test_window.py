@@ -20,10 +20,11 @@ from cupyna.kernels.window.shapes import (
     WINDOW_GRADIENT_SHAPES,
 )
 from cupyna.problem import DeviceSpec, Problem
+from cupyna.profiling.gpus import GPUS
 from cupyna.testing import problems
 from cupyna.tiles import TilePlan
 
-H200 = DeviceSpec("H200", "cuda", 0, 132, (9, 0), 232_448, 62_914_560, 4.8e6, 6.7e7)
+H200 = GPUS["H200"].spec
 L4 = DeviceSpec("L4", "cuda", 0, 58, (8, 9), 101_376, 50_331_648, 3e5, 3e7)
 
 
