@@ -6,8 +6,8 @@
 #pragma once
 
 #include "../../common/numeric.cuh"
+#include "../../ptx/mma_float64_sm80.cuh"
 #include "../../ptx/mma_sm80.cuh"
-#include "../../ptx/mma_wide_sm80.cuh"
 #include "../../ptx/shared_memory.cuh"
 
 namespace cupyna {
@@ -228,8 +228,8 @@ struct GemmProducts {
       for (int step = 0; step < 2; ++step) {
 #pragma unroll
         for (int n = 0; n < kCount; ++n) {
-          ptx::mma_m16n8k8(sums[n], big[step], Tf32::rounded(b[n][2 * step]),
-                           Tf32::rounded(b[n][2 * step + 1]));
+          ptx::mma_m16n8k8_tf32(sums[n], big[step], Tf32::rounded(b[n][2 * step]),
+                                Tf32::rounded(b[n][2 * step + 1]));
         }
       }
       return;
@@ -243,19 +243,19 @@ struct GemmProducts {
       for (int n = 0; n < kCount; ++n) {
 #pragma unroll
         for (int i = 2 * step; i < 2 * step + 2; ++i) upper[n][i] = Tf32::big(b[n][i]);
-        ptx::mma_m16n8k8(part[n], big[step], Tf32::small(b[n][2 * step], upper[n][2 * step]),
-                         Tf32::small(b[n][2 * step + 1], upper[n][2 * step + 1]));
+        ptx::mma_m16n8k8_tf32(part[n], big[step], Tf32::small(b[n][2 * step], upper[n][2 * step]),
+                              Tf32::small(b[n][2 * step + 1], upper[n][2 * step + 1]));
       }
 #pragma unroll
       for (int n = 0; n < kCount; ++n) {
-        ptx::mma_m16n8k8(part[n], small[step], upper[n][2 * step], upper[n][2 * step + 1]);
+        ptx::mma_m16n8k8_tf32(part[n], small[step], upper[n][2 * step], upper[n][2 * step + 1]);
       }
     }
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
 #pragma unroll
       for (int n = 0; n < kCount; ++n) {
-        ptx::mma_m16n8k8(part[n], big[step], upper[n][2 * step], upper[n][2 * step + 1]);
+        ptx::mma_m16n8k8_tf32(part[n], big[step], upper[n][2 * step], upper[n][2 * step + 1]);
       }
     }
 #pragma unroll

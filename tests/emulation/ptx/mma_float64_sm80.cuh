@@ -1,13 +1,9 @@
-// What cuda_src/ptx/mma_wide_sm80.cuh does, on a CPU.
+// What cuda_src/ptx/mma_float64_sm80.cuh does, on a CPU.
 #pragma once
 
-#include "mma_sm80.cuh"
+#include <block.hpp>
 
 namespace cupyna::ptx {
-
-inline void mma_m16n8k8(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-  mma_m16n8k8_tf32(d, a, b0, b1);
-}
 
 inline void mma_m8n8k4(double& d0, double& d1, double a, double b) {
   struct Lane {
