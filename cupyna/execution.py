@@ -199,3 +199,29 @@ class BesideBackend(Backend, Protocol):
         lse: Any | None,
     ) -> None:
         """:meth:`forward` where every query sees more keys, ``[batch, tokens, kv_heads, ...]``."""
+
+    def slices_beside(self, problem: Problem, tokens: int, device: DeviceSpec) -> int | None:
+        """Slices of :meth:`backward_beside`; None where it cannot run."""
+
+    def backward_beside(
+        self,
+        problem: Problem,
+        scale: float,
+        execution: Execution,
+        dout: Any,
+        q: Any,
+        more_k: Any,
+        more_v: Any,
+        out: Any,
+        lse: Any,
+        dlse: Any | None,
+        window_dq: Any,
+        dq: Any,
+        key_sums: Any,
+        value_sums: Any,
+    ) -> None:
+        """What those keys add to backward of the windows, given `out` and `lse` of all keys.
+
+        `dq` is `window_dq` and more; sums are ``[slices, batch, tokens, kv_heads, channels]``, of
+        the accumulator's type.
+        """

@@ -6,7 +6,7 @@ the first three are done once for each layout, where the backend can be recorded
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,12 @@ from .arrays import DeviceArray, has_vector_rows
 from .devices import device_spec
 from .dispatch import backends, select
 from .execution import BesideBackend, Execution
+from .problem import Operation
 
 if TYPE_CHECKING:
     from .kernels.recording import Recording
 
-__all__ = ["Plan", "plan_backward", "plan_forward", "plan_forward_beside"]
+__all__ = ["Plan", "plan_backward", "plan_backward_beside", "plan_forward", "plan_forward_beside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +85,11 @@ def plan_forward_beside(arrays: Mapping[str, Any], options: Options) -> Plan | N
     Plan or None
         None where no backend takes them in its one pass.
     """
-    nearby = {name: array for name, array in arrays.items() if not name.startswith("more")}
-    call = parse("forward", nearby, options)
+    call, more = _parse_beside("forward", arrays, options)
     problem = call.problem
-    more = {name: call.library.view(arrays[name]) for name in ("more_k", "more_v")}
     device = device_spec(call.device)
-    for backend in backends(device.kind):
-        if (
-            call.method in (None, backend.method)
-            and isinstance(backend, BesideBackend)
-            and not backend.refusals(problem, "forward", device)
-            and backend.takes_beside(problem, device)
-            and all(map(has_vector_rows, more.values()))
-        ):
+    for backend in _beside_backends(call, "forward", more):
+        if backend.takes_beside(problem, device):
             heads = (problem.batch, *problem.spatial, problem.heads)
             results = {
                 "out": ((*heads, problem.value_dim), problem.dtype),
@@ -105,6 +98,66 @@ def plan_forward_beside(arrays: Mapping[str, Any], options: Options) -> Plan | N
             names = (*arrays, *results)
             return _record(call, backend, backend.forward_beside, more, results, names)
     return None
+
+
+def plan_backward_beside(arrays: Mapping[str, Any], options: Options) -> Plan | None:
+    """Prepare what such keys add to backward of the windows.
+
+    Parameters
+    ----------
+    arrays : dict
+        `dout`, `q`, `k`, `v`, `bias`, `more_k`, `more_v`, `out`, `lse`, `dlse` and `window_dq`.
+    options : Options
+
+    Returns
+    -------
+    Plan or None
+        Its results are `dq` and sums for the keys and values, which the caller adds up over their
+        first axis and rounds.
+    """
+    window_dq = arrays["window_dq"]
+    others = {name: array for name, array in arrays.items() if name != "window_dq"}
+    call, more = _parse_beside("backward", others, options)
+    problem, more_k, more_v = call.problem, more["more_k"], more["more_v"]
+    device = device_spec(call.device)
+    for backend in _beside_backends(call, "backward", more):
+        slices = backend.slices_beside(problem, more_k.shape[1], device)
+        if slices is not None:
+            results = {
+                "dq": (tuple(call.views["q"].shape), problem.dtype),
+                "key_sums": ((slices, *more_k.shape), problem.accumulator),
+                "value_sums": ((slices, *more_v.shape), problem.accumulator),
+            }
+            names = (
+                "dout", "q", "more_k", "more_v", "out", "lse", "dlse", "window_dq", *results,
+            )  # fmt: skip
+            added = {**more, "window_dq": call.library.view(window_dq)}
+            return _record(call, backend, backend.backward_beside, added, results, names)
+    return None
+
+
+def _parse_beside(
+    operation: Operation, arrays: Mapping[str, Any], options: Options
+) -> tuple[Call, dict[str, Any]]:
+    """The call without keys beside the windows, and views of those."""
+    nearby = {name: array for name, array in arrays.items() if not name.startswith("more")}
+    call = parse(operation, nearby, options)
+    return call, {name: call.library.view(arrays[name]) for name in ("more_k", "more_v")}
+
+
+def _beside_backends(
+    call: Call, operation: Operation, more: Mapping[str, Any]
+) -> Iterator[BesideBackend]:
+    """Backends that may take the keys beside the windows of a call."""
+    device = device_spec(call.device)
+    for backend in backends(device.kind):
+        if (
+            call.method in (None, backend.method)
+            and isinstance(backend, BesideBackend)
+            and not backend.refusals(call.problem, operation, device)
+            and all(map(has_vector_rows, more.values()))
+        ):
+            yield backend
 
 
 def plan_backward(arrays: Mapping[str, Any], options: Options) -> Plan | None:

@@ -55,6 +55,21 @@ struct GradientParams : AttentionParams {
   int has_turned_sums;     // whether chunks of sums have changed places: see sum_turn()
 };
 
+// Queries are cut into slices, boxes of `extent` tokens along an axis.
+struct SliceAxis {
+  int extent;
+  int slices;
+};
+
+// Backward of keys and values beside the windows: they are `k` and `v`.
+struct BesideGradientParams : GradientParams {
+  Array window_dq;    // what the windows give to the gradient of the queries
+  float* key_sums;    // [slices, batch, tokens, kv_heads, head_dim]
+  float* value_sums;  // [slices, batch, tokens, kv_heads, value_dim]
+  SliceAxis slice[kAxes];
+  int more_tokens;
+};
+
 // Where the column tiles that a tile of queries may meet lie, along one axis: the first one's
 // distance from the tile of queries, and how many follow each other.
 struct DistanceAxis {

@@ -171,6 +171,53 @@ class CudaFused:
         else:
             run((fused_forward_choice(problem, execution.device, True),))
 
+    def slices_beside(self, problem: Problem, tokens: int, device: DeviceSpec) -> int | None:
+        """Slices of queries whose sums :meth:`backward_beside` gives; None where no kernel can."""
+        from ..kernels.fused.beside import beside_choice
+
+        choice = beside_choice(problem, tokens, device)
+        return None if choice is None else choice.count
+
+    def backward_beside(
+        self,
+        problem: Problem,
+        scale: float,
+        execution: Execution,
+        dout: DeviceArray,
+        q: DeviceArray,
+        more_k: DeviceArray,
+        more_v: DeviceArray,
+        out: DeviceArray,
+        lse: DeviceArray,
+        dlse: DeviceArray | None,
+        window_dq: DeviceArray,
+        dq: DeviceArray,
+        key_sums: DeviceArray,
+        value_sums: DeviceArray,
+    ) -> None:
+        """What keys and values beside the windows add to backward.
+
+        `out` and `lse` are those of all keys. The gradients of queries are written whole, those of
+        the keys and values as float32 sums, ``[slices, batch, tokens, kv_heads, channels]``.
+        """
+        from ..kernels.fused.beside import beside_choice
+        from ..kernels.fused.params import Gradients, pack_beside_gradient
+
+        tokens = more_k.shape[1]
+        choice = beside_choice(problem, tokens, execution.device)
+        assert choice is not None, "refused"
+        queries = problem.batch * problem.heads * math.prod(problem.spatial)
+        statistics = execution.empty((queries, 2), "float32").pointer
+        gradients = Gradients(dout, dlse, dq, more_k, more_v, statistics)
+        for chosen, key_tiles in ((choice.queries, 0), (choice.keys, choice.key_tiles)):
+            params = pack_beside_gradient(
+                choice.problem, scale, chosen.row_tile, chosen.column_tile, choice.slices,
+                key_tiles, (q, more_k, more_v, out), lse, gradients, window_dq,
+                (key_sums, value_sums),
+            )  # fmt: skip
+            blocks = choice.count * key_tiles if key_tiles else None
+            _launch(choice.problem, chosen, execution, params, blocks)
+
     def backward(
         self,
         problem: Problem,
@@ -323,23 +370,25 @@ def _launch_bias_gradient(
 
 
 def _launch(
-    problem: Problem, chosen: FusedChoice, execution: Execution, params: np.ndarray
-) -> None:
+    problem: Problem, chosen: FusedChoice, execution: Execution, params: np.ndarray,
+    blocks: int | None = None,
+) -> None:  # fmt: skip
     from ..kernels.fused.params import axis_tiles
     from ..kernels.launch import launch
     from ..kernels.loader import load
 
     variant = chosen.shape.variant(problem)
-    tiles = math.prod(
-        axis_tiles(length, dilation, extent)
-        for length, dilation, extent in zip(
-            problem.spatial, problem.dilation, chosen.row_tile, strict=True
+    if blocks is None:
+        blocks = math.prod(
+            axis_tiles(length, dilation, extent)
+            for length, dilation, extent in zip(
+                problem.spatial, problem.dilation, chosen.row_tile, strict=True
+            )
         )
-    )
     heads = problem.heads if chosen.shape.side == "query" else problem.kv_heads
     launch(
         load(variant, execution.device.index),
-        (tiles, heads, problem.batch),
+        (blocks, heads, problem.batch),
         (variant.threads,),
         variant.smem_bytes,
         execution.stream,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from .fused.shapes import BIAS_SHAPES, FORWARD_SHAPES, GRADIENT_SHAPES
+from .fused.shapes import BESIDE_SHAPES, BIAS_SHAPES, FORWARD_SHAPES, GRADIENT_SHAPES
 from .gemm.shapes import gemm_variants
 from .hopper.gradient_shapes import HOPPER_GRADIENT_SHAPES
 from .hopper.shapes import HOPPER_SHAPES
@@ -43,7 +43,7 @@ def _naive() -> Iterator[Variant]:
 def _fused() -> Iterator[Variant]:
     """Forward in one pass and backward in one or two, on tensor cores."""
     for dtype in ("float16", "bfloat16", "float32"):
-        for shape in (*FORWARD_SHAPES, *GRADIENT_SHAPES, *BIAS_SHAPES):
+        for shape in (*FORWARD_SHAPES, *GRADIENT_SHAPES, *BIAS_SHAPES, *BESIDE_SHAPES):
             if shape.item_bytes == (4 if dtype == "float32" else 2):
                 yield shape.row(dtype)
                 if shape.has_tf32:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from . import beside, direct, merging, ops, weights
+from . import beside, direct, ops, weights
 from .options import CallOptions
 
 __all__ = [
@@ -40,39 +40,39 @@ def gradients(
         dout = torch.zeros_like(out)
     if torch.is_grad_enabled():
         return *_written_out(dout, dlse, q, k, v, bias, options), *rest
-    # What `is_grads_batched` maps over says so in no other way.
-    mapped = torch._C._functorch.is_legacy_batchedtensor
-    is_mapped = mapped(dout) or (dlse is not None and mapped(dlse))
-    if not (is_mapped or torch.compiler.is_compiling()) and direct.is_plain(q, k, v, dout):
+    if _is_direct(dout, dlse, q, k, v):
         found = direct.attend_backward(dout, dlse, q, k, v, bias, out, lse, options)
     else:
         found = ops.attention_backward(dout, dlse, q, k, v, bias, out, lse, *options)
     return *found[:3], None if bias is None else found[3], *rest
 
 
+def _is_direct(dout: Tensor, dlse: Tensor | None, *others: Tensor) -> bool:
+    """Whether backward may go around torch's dispatcher."""
+    # What `is_grads_batched` maps over says so in no other way.
+    mapped = torch._C._functorch.is_legacy_batchedtensor
+    is_mapped = mapped(dout) or (dlse is not None and mapped(dlse))
+    return not (is_mapped or torch.compiler.is_compiling()) and direct.is_plain(dout, *others)
+
+
 def gradients_beside(
     dout: Tensor | None, dlse: Tensor | None, saved: Sequence[Any], options: CallOptions
 ) -> tuple[Any, ...]:
-    """Gradients for q, k, v, the bias and the keys and values beside, and None for every option.
-
-    Given the output and the log-sum-exp of all keys, backward of the windows is that of attention
-    without others, and what the others add is a few dense products.
-    """
+    """Gradients for q, k, v, the bias and the keys and values beside, and None for every option."""
     rest = (None,) * len(options)
-    *tensors, out, lse = saved
+    q, k, v, bias, more_k, more_v, out, lse = saved
     if dout is None:
         if dlse is None:
             return (*(None,) * 6, *rest)
         dout = torch.zeros_like(out)
     if torch.is_grad_enabled():
-        return *_merged_gradients(dout, dlse, tensors, options), *rest
-    q, k, v, bias, more_k, more_v = tensors
-    dq, dk, dv, dbias, *_ = gradients(dout, dlse, (q, k, v, bias, out, lse), options)
-    added, dmore_k, dmore_v = merging.attend_all_backward(
-        dout, dlse, q, more_k, more_v, out, lse, options.scale
-    )
-    dq = (dq + added).to(q.dtype)
-    return dq, dk, dv, dbias, dmore_k.to(q.dtype), dmore_v.to(q.dtype), *rest
+        return *_merged_gradients(dout, dlse, saved[:6], options), *rest
+    if _is_direct(dout, dlse, q, k, v, more_k, more_v):
+        found = beside.attend_backward(dout, dlse, q, k, v, bias, more_k, more_v, out, lse, options)
+    else:
+        found = ops.attention_beside_backward(dout, dlse, *saved, *options)
+    dq, dk, dv, dbias, *of_more = found
+    return dq, dk, dv, None if bias is None else dbias, *of_more, *rest
 
 
 def _merged_gradients(

@@ -1,4 +1,4 @@
-"""Attention to keys beside the windows: in one pass where a kernel can, else in two and merged."""
+"""Attention to keys beside the windows: by kernels of its own, or else apart and merged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from . import direct, merging
 from .options import CallOptions
 
-__all__ = ["attend", "merged"]
+__all__ = ["attend", "attend_backward", "merged"]
 
 Tensor = Any
 
@@ -22,6 +22,31 @@ def attend(
     if found is not None:
         return found
     return merged(direct.attend, (q, k, v, bias, more_k, more_v), options, True)
+
+
+def attend_backward(
+    dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None,
+    more_k: Tensor, more_v: Tensor, out: Tensor, lse: Tensor, options: CallOptions,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Gradients for q, k, v, the bias (empty where there is none), `more_k` and `more_v`.
+
+    Given the output and the log-sum-exp of all keys, backward of the windows is that of attention
+    without others, by whichever kernels are the fastest; the others add to it.
+    """
+    dout, q, k, v, out = direct.readable((dout, q, k, v, out))
+    dq, dk, dv, dbias = direct.attend_backward(dout, dlse, q, k, v, bias, out, lse, options)
+    found = direct.attend_beside_backward(
+        dout, dlse, q, k, v, bias, more_k, more_v, out, lse, dq, options
+    )
+    if found is None:
+        added, *of_more = merging.attend_all_backward(
+            dout, dlse, q, more_k, more_v, out, lse, options.scale
+        )
+        whole = (dq + added, *of_more)
+        dq, dmore_k, dmore_v = (gradient.to(q.dtype).contiguous() for gradient in whole)
+    else:
+        dq, dmore_k, dmore_v = found
+    return dq, dk, dv, dbias, dmore_k, dmore_v
 
 
 def merged(attend: Any, tensors: Sequence[Any], *rest: Any) -> tuple[Tensor, Tensor]:

@@ -15,10 +15,25 @@ from .. import operations
 from ..arguments import Options, parse
 from ..devices import device_spec
 from ..dispatch import backends
-from ..plans import Plan, plan_backward, plan_forward, plan_forward_beside
+from ..plans import (
+    Plan,
+    plan_backward,
+    plan_backward_beside,
+    plan_forward,
+    plan_forward_beside,
+)
 from .options import CallOptions
 
-__all__ = ["attend", "attend_backward", "entry_of", "is_plain", "raw_stream"]
+__all__ = [
+    "attend",
+    "attend_backward",
+    "attend_beside",
+    "attend_beside_backward",
+    "entry_of",
+    "is_plain",
+    "raw_stream",
+    "readable",
+]
 
 Tensor = Any
 Named = dict[str, Any]
@@ -28,6 +43,7 @@ _PLANS: dict[str, Callable[..., Plan | None]] = {
     "forward": plan_forward,
     "backward": plan_backward,
     "beside": plan_forward_beside,
+    "beside_backward": plan_backward_beside,
 }
 _ROWS = ("q", "k", "v", "out", "dout")
 
@@ -81,7 +97,7 @@ def attend(
         if results is not None:
             return results[0], results[1] if with_lse else None
     rows = (q, k, v)
-    copies = _readable(rows)
+    copies = readable(rows)
     if copies is not rows:
         q, k, v = copies
         return attend(q, k, v, bias, options, with_lse)
@@ -143,7 +159,7 @@ def attend_backward(
         results = _launch(entry.prepared, tensors, q.device)
     if results is None:
         rows = (dout, q, k, v, out)
-        copies = _readable(rows)
+        copies = readable(rows)
         if copies is not rows:
             dout, q, k, v, out = copies
             return attend_backward(dout, dlse, q, k, v, bias, out, lse, options)
@@ -151,6 +167,43 @@ def attend_backward(
             **_detached(named), **_keywords(entry.options)
         )
     return tuple(results) if bias is not None else (*results, q.new_empty((0,)))
+
+
+def attend_beside_backward(
+    dout: Tensor,
+    dlse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    more_k: Tensor,
+    more_v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    window_dq: Tensor,
+    options: CallOptions,
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Gradients for q, `more_k` and `more_v` by kernels; None where there are none for a call.
+
+    `window_dq` is what the windows give to the gradient for q.
+    """
+    named = {
+        "q": q, "k": k, "v": v, "bias": bias, "out": out, "dout": dout, "lse": lse, "dlse": dlse,
+        "more_k": more_k, "more_v": more_v, "window_dq": window_dq,
+    }  # fmt: skip
+    tensors = [tensor for tensor in named.values() if tensor is not None]
+    rest = (bias is None, dlse is None, options, "beside_backward")
+    entry = entry_of(tensors, *rest)
+    if entry is None:
+        key = (_layout(tensors), *rest)
+        entry = _remember(key, _entry("beside_backward", named, options))
+    results = None
+    if entry.prepared is not None:
+        results = _launch(entry.prepared, tensors, q.device)
+    if results is None:
+        return None
+    dq, key_sums, value_sums = results
+    return dq, key_sums.sum(0).to(q.dtype), value_sums.sum(0).to(q.dtype)
 
 
 def entry_of(tensors: Sequence[Tensor], *rest: Any) -> _Entry | None:
@@ -177,7 +230,7 @@ def _entry(operation: str, named: Named, options: CallOptions, *with_lse: bool) 
     if operation == "backward":
         parsed = _able(given, parsed)
     rows = tuple(given[name] for name in _ROWS if name in given)
-    if not given["q"].is_cuda or _readable(rows) is not rows:
+    if not given["q"].is_cuda or readable(rows) is not rows:
         return _Entry(parsed, None)
     plan = _PLANS[operation](given, parsed, *with_lse)
     if plan is None:
@@ -229,7 +282,7 @@ def _current_stream(index: int) -> int:
 raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", _current_stream)
 
 
-def _readable(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def readable(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The same tuple, or one with copies of the tensors that cannot be read in 16-byte steps."""
     if not rows[0].is_cuda or all(map(_is_readable, rows)):
         return rows

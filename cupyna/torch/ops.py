@@ -21,6 +21,7 @@ __all__ = [
     "attention",
     "attention_backward",
     "attention_beside",
+    "attention_beside_backward",
     "scores",
     "values",
     "values_transposed",
@@ -42,6 +43,11 @@ _SCHEMAS = {
     "attention_backward": (
         "(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor out, "
         f"Tensor lse, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)"
+    ),
+    "attention_beside_backward": (
+        "(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor more_k, "
+        f"Tensor more_v, Tensor out, Tensor lse, {_OPTIONS}) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
     ),
     # The products that all derivatives of any order are made of; slots without a key are zero.
     "scores": f"(Tensor q, Tensor k, float scale, {_WINDOW}) -> Tensor",
@@ -104,6 +110,22 @@ def _attention_backward_fake(
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dbias
 
 
+def _attention_beside_backward(
+    dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None,
+    more_k: Tensor, more_v: Tensor, out: Tensor, lse: Tensor, *fields: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    options = CallOptions.from_operator(fields)
+    return beside.attend_backward(dout, dlse, q, k, v, bias, more_k, more_v, out, lse, options)
+
+
+def _attention_beside_backward_fake(
+    dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None,
+    more_k: Tensor, more_v: Tensor, out: Tensor, lse: Tensor, *fields: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    nearby = _attention_backward_fake(dout, dlse, q, k, v, bias, out, lse, *fields)
+    return *nearby, more_k.new_empty(more_k.shape), more_v.new_empty(more_v.shape)
+
+
 def _scores(q: Tensor, k: Tensor, scale: float, *window: Any) -> Tensor:
     found = operations.na_qk(q, k, scale=scale, **_window(window))
     return found.masked_fill_(found == -torch.inf, 0) if any(window[-1]) else found
@@ -152,6 +174,9 @@ def _define(name: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any
 attention = _define("attention", _attention, _attention_fake)
 attention_beside = _define("attention_beside", _attention_beside, _attention_beside_fake)
 attention_backward = _define("attention_backward", _attention_backward, _attention_backward_fake)
+attention_beside_backward = _define(
+    "attention_beside_backward", _attention_beside_backward, _attention_beside_backward_fake
+)
 scores = _define("scores", _scores, _scores_fake)
 values = _define("values", _values, _values_fake)
 values_transposed = _define("values_transposed", _values_transposed, _values_transposed_fake)

@@ -20,7 +20,9 @@ Axes = Sequence[int | None]
 Rule = Callable[..., tuple[Any, Any]]
 
 # Place of the bias among the arguments.
-_BIAS = {"attention": 3, "attention_beside": 3, "attention_backward": 5}
+_BIAS = {
+    "attention": 3, "attention_beside": 3, "attention_backward": 5, "attention_beside_backward": 5,
+}  # fmt: skip
 
 
 def _fold(tensor: Tensor | None, axis: int | None, size: int) -> Tensor | None:
@@ -51,7 +53,7 @@ def _attention_rule(name: str, call: Callable[..., Any]) -> Rule:
 
     def rule(info: Any, axes: Axes, *arguments: Any) -> tuple[Any, Any]:
         size, bias = info.batch_size, arguments[place]
-        of_bias = axes[place] is not None or (bias is not None and name == "attention_backward")
+        of_bias = axes[place] is not None or (bias is not None and name.endswith("backward"))
         if of_bias:
             pairs = list(zip(arguments, axes, strict=True))
             each = [

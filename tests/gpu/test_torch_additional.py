@@ -164,24 +164,66 @@ def test_output_and_gradients(case: Any, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_one_pass_where_a_kernel_can(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_kernels_where_they_can(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors, window = tensors_of(CASES[name], torch.float16)
-    tensors = {name: tensor.cuda() for name, tensor in tensors.items()}
+    tensors = {name: tensor.cuda().requires_grad_() for name, tensor in tensors.items()}
     answers = []
-    real = direct.attend_beside
 
-    def watched(*arguments: Any) -> Any:
-        answers.append(real(*arguments))
-        return answers[-1]
+    def watch(step: str) -> None:
+        real = getattr(direct, step)
 
-    monkeypatch.setattr(direct, "attend_beside", watched)
-    out = neighborhood_attention(**tensors, **window)
-    can = name not in ("too many channels", "rows that do not fit")
-    assert (answers.pop() is not None) == can
+        def watched(*arguments: Any) -> Any:
+            found = real(*arguments)
+            answers.append((step, found is not None))
+            return found
+
+        monkeypatch.setattr(direct, step, watched)
 
     def attend(**tensors: Any) -> Any:
-        return neighborhood_attention(**tensors, **window)
+        return neighborhood_attention(**tensors, **window, deterministic=True)
 
-    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(**tensors), out)
-    assert (answers.pop() is not None) == can
+    steps = "attend_beside", "attend_beside_backward"
+    for step in steps:
+        watch(step)
+    can = name not in ("too many channels", "rows that do not fit")
+    found = []
+    for function in (attend, torch.compile(attend, fullgraph=True, backend="aot_eager")):
+        out = function(**tensors)
+        found.append((out, *torch.autograd.grad(out.sum(), list(tensors.values()))))
+        assert answers == [(step, can) for step in steps]
+        answers.clear()
+    for direct_one, compiled_one in zip(*found, strict=True):
+        assert torch.equal(direct_one, compiled_one)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_no_score_is_stored(dtype: Any) -> None:
+    tokens, heads, channels, count = 64 * 64, 4, 32, 2048
+    q, k, v = torch.randn(3, 1, tokens, heads, channels, device="cuda", dtype=dtype)
+    more = torch.randn(2, 1, count, heads, channels, device="cuda", dtype=dtype)
+    leaves = [t.requires_grad_() for t in (q, k, v, more[0].detach(), more[1].detach())]
+
+    def step() -> None:
+        keys, values = leaves[3:]
+        out = neighborhood_attention(
+            *leaves[:3], 65, additional_keys=keys, additional_values=values
+        )
+        torch.autograd.grad(out.sum(), leaves)
+
+    step()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    taken = torch.cuda.max_memory_allocated() - before
+    # A byte for each score would already be more than twice as much.
+    assert 2 * taken < tokens * heads * count
+
+
+def test_the_same_bits_every_time() -> None:
+    tensors, window = tensors_of(CASES["many"], torch.float16)
+    how = {"device": "cuda", "dtype": torch.float16}
+    options = {**window, "deterministic": True}
+    first = results(tensors, options, how)
+    for a, b in zip(first, results(tensors, options, how), strict=True):
+        assert torch.equal(a, b)

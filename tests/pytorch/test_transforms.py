@@ -48,6 +48,10 @@ def test_the_other_operators_keep_their_promises() -> None:
         leaves = [t if t is None else t.detach().requires_grad_() for t in given]
         more = [t[:, 0].detach().requires_grad_() for t in (k, v)]
         torch.library.opcheck(ops.attention_beside, (*leaves, *more, *OPTIONS))
+        with torch.no_grad():
+            found = ops.attention_beside(*leaves, *more, *OPTIONS)
+            saved = (found[0], None, *leaves, *more, *found)
+            torch.library.opcheck(ops.attention_beside_backward, (*saved, *OPTIONS))
     window = OPTIONS[:4]
     scores = ops.scores(q, k, 0.5, *window)
     for tensor in (q, k, v, scores):
@@ -161,13 +165,15 @@ def test_vmap_inside_compiled_code() -> None:
     torch.testing.assert_close(compiled(many), many_of(many))
 
 
-def test_gradients_in_vmapped_backward() -> None:
+@pytest.mark.parametrize("additional", [False, True])
+def test_gradients_in_vmapped_backward(additional: bool) -> None:
     q, k, v, _ = (t.double().requires_grad_() for t in tensors())
-    out = attend(q, k, v)
+    out = attend(q, k, v, **(more_of(k, v) if additional else {}))
     seeds = torch.randn(3, *out.shape, dtype=torch.float64)
-    found = torch.autograd.grad(out, (q, v), seeds, is_grads_batched=True, retain_graph=True)
+    asked = (q, k, v)
+    found = torch.autograd.grad(out, asked, seeds, is_grads_batched=True, retain_graph=True)
     for i, seed in enumerate(seeds):
-        expected = torch.autograd.grad(out, (q, v), seed, retain_graph=True)
+        expected = torch.autograd.grad(out, asked, seed, retain_graph=True)
         for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a[i], b)
 

@@ -24,6 +24,7 @@
 #pragma once
 
 #include "../../ptx/reduction.cuh"
+#include "beside_sm80.cuh"
 #include "edges_sm80.cuh"
 #include "tile_sm80.cuh"
 #include "products_sm80.cuh"
@@ -31,10 +32,11 @@
 namespace cupyna {
 
 template <typename T, Flavor kFlavor, Side kSide, int kHeadDim, int kRowTiles, int kWarps,
-          int kColumns, int kBlock, bool kSumsQueries, int kShares>
+          int kColumns, int kBlock, bool kSumsQueries, int kShares, bool kBeside = false>
 struct FusedGradientSm80
-    : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns, kShares> {
-  using Tile = FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns, kShares>;
+    : FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns, kShares, 2, kBeside> {
+  using Tile =
+      FusedTileSm80<T, kSide, 2, kHeadDim, kRowTiles, kWarps, kColumns, kShares, 2, kBeside>;
   using Products = ProductsSm80<T, kFlavor, kHeadDim, kRowTiles, kBlock, kHeadDim / kShares>;
   using Tile::head, Tile::line, Tile::own;
   using Tile::kRowsAreQueries, Tile::kThreads, Tile::kWarpRows;
@@ -390,6 +392,14 @@ struct FusedGradientSm80
 
   // All is read that any warp reads of the rows, so their gradients take their place.
   __device__ __forceinline__ void store(const Sums& first, const Sums& second, int warp) const {
+    if constexpr (kBeside && !kRowsAreQueries) {
+      const auto& beside = static_cast<const BesideGradientParams&>(params);
+      write_sums<Products>(*this, beside.key_sums, params.head_dim, first, params.scale, warp,
+                           first_chunk());
+      write_sums<Products>(*this, beside.value_sums, params.value_dim, second, 1.f, warp,
+                           first_chunk());
+      return;
+    }
 #pragma unroll
     for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
 #pragma unroll
@@ -405,6 +415,9 @@ struct FusedGradientSm80
       __syncwarp();
     } else {
       __syncthreads();
+    }
+    if constexpr (kBeside) {
+      add_rows(*this, static_cast<const BesideGradientParams&>(params).window_dq, warp, share());
     }
     const Array& of_first = kRowsAreQueries ? params.dq : params.dk;
     Tile::write_rows(of_first, shared.rows[0], warp, params.head_dim, share());

@@ -153,6 +153,24 @@ struct ProductsSm80 {
     }
   }
 
+  // Calls `take(channel, sum)` for a thread's sums of one row tile's half row.
+  template <typename Take>
+  static __device__ __forceinline__ void each_sum(const float (&sums)[kSumDim / 8][4], int half,
+                                                  int first_chunk, const Take& take) {
+    const int lane = threadIdx.x % 4;
+#pragma unroll
+    for (int n = 0; n < kSumDim / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        // See multiply_part: tile n of float32 holds every fourth channel of 32.
+        const int channel = kFlavor == Flavor::k16Bit
+                                ? (first_chunk + n) * 8 + lane * 2 + i
+                                : (first_chunk + n / 4 * 8 + lane * 2 + i) * 4 + n % 4;
+        take(channel, sums[n][2 * half + i]);
+      }
+    }
+  }
+
   // One row tile's half row of sums, times a factor, into rows of shared memory.
   static __device__ __forceinline__ void lay_row(T* rows, int row,
                                                  const float (&sums)[kSumDim / 8][4], int half,

@@ -19,6 +19,7 @@
 #include "../../geometry/box.cuh"
 #include "../../ptx/arithmetic.cuh"
 #include "../../ptx/shared_memory.cuh"
+#include "beside.cuh"
 
 namespace cupyna {
 
@@ -28,11 +29,14 @@ struct Operands {
   const Array& second;
 };
 
-// kShares warps have the same rows, each a share of the channels that it sums.
+// kShares warps have the same rows, each a share of the channels that it sums. With kBeside keys
+// are those beside the windows, which every query sees.
 template <typename T, Side kSide, int kRowArrays, int kHeadDim, int kRowTiles, int kWarps,
-          int kColumns, int kShares = 1, int kStages = 2>
+          int kColumns, int kShares = 1, int kStages = 2, bool kBeside = false>
 struct FusedTileSm80 {
+  using Element = T;
   static constexpr bool kRowsAreQueries = kSide == Side::kQuery;
+  static constexpr int kWarpsOfRows = kShares;
   static constexpr int kThreads = 32 * kWarps * kShares;
   static constexpr int kWarpRows = 16 * kRowTiles;
   static constexpr int kRows = kWarpRows * kWarps;
@@ -184,6 +188,13 @@ struct FusedTileSm80 {
       index /= params.tile[i].row_tiles;
     const AxisTiling along = tiling(threadIdx.x);
     const int local = static_cast<int>(index % params.tile[threadIdx.x].row_tiles);
+    if constexpr (kBeside) {
+      const auto& beside = static_cast<const BesideGradientParams&>(params);
+      const int axis = threadIdx.x;
+      shared.own[axis] = kRowsAreQueries ? queries_beside(beside, along.tile(local, kSide), axis)
+                                         : keys_beside(beside, kRows, axis);
+      return;
+    }
     shared.own[threadIdx.x] = along.tile(local, kSide);
     shared.line[threadIdx.x] = along.line(shared.own[threadIdx.x].group);
   }
@@ -198,8 +209,8 @@ struct FusedTileSm80 {
       const Coordinate at = position_of(row, is_real);
       // A row that stands in for none meets nothing. Keys of a cut tile are masked for it, so that
       // no query counts it; a query that is not real is not written, whatever it sums.
-      const Window window{partners_of(line[0], at.x, is_real), partners_of(line[1], at.y, is_real),
-                          partners_of(line[2], at.z, is_real)};
+      const Window window{partners_of(0, at.x, is_real), partners_of(1, at.y, is_real),
+                          partners_of(2, at.z, is_real)};
       const bool can_mask = is_real || !kRowsAreQueries;
       shared.windows[row] = window;
       const WarpBox box{Window{any_of_warp(window.x), any_of_warp(window.y), any_of_warp(window.z)},
@@ -221,11 +232,10 @@ struct FusedTileSm80 {
     }
   }
 
-  static __device__ __forceinline__ Interval partners_of(const Line& line, int position,
-                                                         bool is_real) {
-    const Interval partners =
-        kRowsAreQueries ? window_of(line, position) : queries_of(line, position);
-    return is_real ? partners : Interval{kFar, -kFar};
+  __device__ __forceinline__ Interval partners_of(int axis, int position, bool is_real) const {
+    if (!is_real) return Interval{kFar, -kFar};
+    if constexpr (kBeside) return Interval{own[axis].box_begin, own[axis].box_end};
+    return kRowsAreQueries ? window_of(line[axis], position) : queries_of(line[axis], position);
   }
 
   static __device__ __forceinline__ Interval any_of_warp(const Interval& row) {

@@ -25,11 +25,13 @@ from .bias import BiasChoice
 
 __all__ = [
     "ATTENTION_PARAMS",
+    "BESIDE_GRADIENT_PARAMS",
     "BIAS_GRADIENT_PARAMS",
     "FORWARD_PARAMS",
     "GRADIENT_PARAMS",
     "Gradients",
     "pack_attention",
+    "pack_beside_gradient",
     "pack_bias_gradient",
     "pack_gradient",
 ]
@@ -37,6 +39,8 @@ __all__ = [
 TILE = np.dtype(
     [(name, np.int32) for name in ("row_extent_log2", "column_extent", "row_tiles")], align=True
 )
+
+SLICE = np.dtype([(name, np.int32) for name in ("extent", "slices")], align=True)
 
 DISTANCE = np.dtype([(name, np.int32) for name in ("first", "tiles")], align=True)
 
@@ -73,6 +77,17 @@ _GRADIENT_FIELDS: list[Any] = [
     ("has_turned_sums", np.int32),
 ]
 GRADIENT_PARAMS = np.dtype(_GRADIENT_FIELDS, align=True)
+BESIDE_GRADIENT_PARAMS = np.dtype(
+    [
+        *_GRADIENT_FIELDS,
+        ("window_dq", ARRAY),
+        ("key_sums", np.uint64),
+        ("value_sums", np.uint64),
+        ("slice", SLICE, AXES),
+        ("more_tokens", np.int32),
+    ],
+    align=True,
+)
 BIAS_GRADIENT_PARAMS = np.dtype(
     [
         *_GRADIENT_FIELDS,
@@ -158,6 +173,39 @@ def pack_gradient(
     tiles = row_tile, column_tile
     record = _gradient_record(problem, scale, *tiles, (q, k, v, out), bias, lse, gradients)
     return _filled(record, GRADIENT_PARAMS)
+
+
+def pack_beside_gradient(
+    problem: Problem,
+    scale: float,
+    row_tile: tuple[int, ...],
+    column_tile: tuple[int, ...],
+    slices: tuple[tuple[int, int], ...],
+    key_tiles: int,
+    arrays: tuple[DeviceArray, ...],
+    lse: DeviceArray,
+    gradients: Gradients,
+    window_dq: DeviceArray,
+    sums: tuple[DeviceArray, DeviceArray],
+) -> np.ndarray[Any, Any]:
+    """One launch of backward for keys beside the windows, the gradients of one side.
+
+    `arrays` are the queries, the keys and values beside the windows and the output, `problem` is
+    one of windows of a single key. `slices` has an extent and a count for each axis; `key_tiles` is
+    the number of row tiles where rows are keys, and zero where they are queries.
+    """
+    padding = AXES - problem.rank
+    record = (
+        *_gradient_record(problem, scale, row_tile, column_tile, arrays, None, lse, gradients),
+        row_fields(window_dq),
+        *(array.pointer for array in sums),
+        [(1, 1)] * padding + list(slices),
+        arrays[1].shape[1],
+    )
+    params = _filled(record, BESIDE_GRADIENT_PARAMS)
+    if key_tiles:
+        params["tile"]["row_tiles"] = (*(1,) * (AXES - 1), key_tiles)
+    return params
 
 
 def pack_bias_gradient(

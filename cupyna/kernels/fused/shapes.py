@@ -15,6 +15,7 @@ from cupyna.tiles import Side
 from ..variant import Variant
 
 __all__ = [
+    "BESIDE_SHAPES",
     "BIAS_SHAPES",
     "FORWARD_SHAPES",
     "GRADIENT_SHAPES",
@@ -46,7 +47,7 @@ class FusedShape:
 
     Parameters
     ----------
-    direction : {"forward", "gradient", "bias_gradient"}
+    direction : {"forward", "gradient", "bias_gradient", "beside_gradient"}
     side : {"query", "key"}
         What rows are. Forward has rows of queries.
     sums_queries : bool
@@ -69,7 +70,7 @@ class FusedShape:
         Blocks that one multiprocessor holds; bounds the registers of a thread.
     """
 
-    direction: Literal["forward", "gradient", "bias_gradient"]
+    direction: Literal["forward", "gradient", "bias_gradient", "beside_gradient"]
     side: Side
     item_bytes: int
     head_dim: int
@@ -136,7 +137,7 @@ class FusedShape:
     @property
     def has_tf32(self) -> bool:
         """Whether float32 has a kernel of plain TF32, for the most common of its passes."""
-        is_pass = self.direction != "bias_gradient"
+        is_pass = self.direction in ("forward", "gradient")
         return self.item_bytes == 4 and is_pass and self.head_dim <= MOST_TF32_CHANNELS
 
     def serves(self, problem: Problem) -> bool:
@@ -155,9 +156,10 @@ class FusedShape:
         """The manifest's row of a dtype; float32 has one for each way to multiply it."""
         side: tuple[tuple[str, int], ...] = ()
         shares: tuple[tuple[str, int], ...] = ()
-        if self.direction == "gradient":
+        has_side = self.direction in ("gradient", "beside_gradient")
+        if has_side:
             side = (("SIDE", int(self.side == "key") + self.sums_queries),)
-        if self.direction == "gradient" or self.shares > 1:
+        if has_side or self.shares > 1:
             shares = (("SHARES", self.shares),)
         rounds = allow_tf32 and self.has_tf32
         products = (("TF32", 1 if rounds else 3),) if dtype == "float32" else ()
@@ -217,6 +219,15 @@ def _lone_gradient(
     return FusedShape(
         "gradient", "key", 2, head_dim, row_tiles, warps, 64, column_block, blocks,
         sums_queries=True, shares=shares,
+    )  # fmt: skip
+
+
+def _beside_gradient(
+    side: Side, item_bytes: int, head_dim: int, columns: int, blocks: int = 2, shares: int = 1
+) -> FusedShape:
+    return FusedShape(
+        "beside_gradient", side, item_bytes, head_dim, 1, 4, columns, columns, blocks,
+        shares=shares,
     )  # fmt: skip
 
 
@@ -286,4 +297,20 @@ BIAS_SHAPES = (
     _bias_gradient(4, 64, columns=32, blocks=3),
     _bias_gradient(4, 128, columns=16, blocks=2),
     _bias_gradient(4, 256, columns=16, blocks=2, warps=2),
+)
+
+# Of keys beside the windows: what they add to the gradients of queries, and their own.
+BESIDE_SHAPES = (
+    _beside_gradient("query", 2, 32, columns=64, blocks=3),
+    _beside_gradient("query", 2, 64, columns=64),
+    _beside_gradient("query", 2, 128, columns=32),
+    _beside_gradient("query", 4, 32, columns=64, blocks=3),
+    _beside_gradient("query", 4, 64, columns=32, blocks=3),
+    _beside_gradient("query", 4, 128, columns=16, blocks=1),
+    _beside_gradient("key", 2, 32, columns=64),
+    _beside_gradient("key", 2, 64, columns=64),
+    _beside_gradient("key", 2, 128, columns=32),
+    _beside_gradient("key", 4, 32, columns=64),
+    _beside_gradient("key", 4, 64, columns=32),
+    _beside_gradient("key", 4, 128, columns=16, blocks=1, shares=2),
 )
