@@ -11,52 +11,15 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from cupyna import reference  # noqa: E402
 from cupyna.problem import Problem  # noqa: E402
-from cupyna.reference import EXACT, Precision  # noqa: E402
+from cupyna.reference import EXACT  # noqa: E402
 from cupyna.testing import Expected, emulation, inputs, problems  # noqa: E402
 from cupyna.torch import merge_attentions, na1d, neighborhood_attention  # noqa: E402
 
+from .beside import tokens, with_more  # noqa: E402
 from .tensors import get, keywords, leaves, put  # noqa: E402
 
 pytestmark = pytest.mark.torch
-
-
-def with_more(
-    problem: Problem, given: Any, more: tuple[np.ndarray, np.ndarray], precision: Precision
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Output, log-sum-exp, and the output's magnitude."""
-    group = problem.head_group
-    keys, values = (np.repeat(precision.wide(a), group, axis=2) for a in more)
-    near = reference.qk(problem, given.scale, given.q, given.k, given.bias, precision)
-    far = np.einsum("n...hd,nthd->n...ht", precision.wide(given.q), keys) * given.scale
-    scores = np.concatenate([near, far.astype(near.dtype)], -1)
-    largest = scores.max(-1, keepdims=True)
-    weights = np.exp(scores - largest)
-    sums = weights.sum(-1, keepdims=True)
-
-    def add_up(weights: np.ndarray, v: np.ndarray, more_v: np.ndarray, how: Precision) -> Any:
-        near = reference.av(problem, weights[..., : problem.window], v, how)
-        rounded = how.rounded(weights[..., problem.window :])
-        return (near + np.einsum("n...ht,nthd->n...hd", rounded, more_v)) / sums
-
-    magnitude = add_up(weights, np.abs(given.v), np.abs(values), EXACT)
-    lse = (largest + np.log(sums))[..., 0]
-    return add_up(weights, given.v, values, precision), lse, magnitude
-
-
-def tokens(problem: Problem, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    from cupyna.arrays.host import host_dtype
-
-    generator = np.random.default_rng(seed)
-    shapes = [
-        (problem.batch, count, problem.kv_heads, c) for c in (problem.head_dim, problem.value_dim)
-    ]
-    keys, values = (
-        (generator.standard_normal(shape, np.float32) + 0.5).astype(host_dtype(problem.dtype))
-        for shape in shapes
-    )
-    return keys, values
 
 
 @given(
