@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -100,7 +101,8 @@ def measure(plan: Plan) -> Iterator[ModelTimes]:
         make = _training_step if plan.training else _inference
         for dtype in plan.dtypes:
             times = ModelTimes(name, dtype, plan.batch, plan.training)
-            methods = _checked(model, plan, dtype, times)
+            with _full_precision():
+                methods = _checked(model, plan, dtype, times)
             images = _images(model, plan.batch, plan.device)
             steps = {name: make(model, m, dtype, images) for name, m in methods.items()}
             _time(steps, plan, times)
@@ -185,6 +187,19 @@ def _images(model: Any, batch: int, device: str) -> Any:
 
     side = model.layout.image_size
     return torch.randn(batch, 3, side, side, device=device)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Keep convolutions from rounding float32 to TF32, which would hide errors of attention."""
+    import torch
+
+    convolutions = torch.backends.cudnn
+    usual, convolutions.allow_tf32 = convolutions.allow_tf32, False
+    try:
+        yield
+    finally:
+        convolutions.allow_tf32 = usual
 
 
 def _checked(model: Any, plan: Plan, dtype: str, times: ModelTimes) -> dict[str, str]:

@@ -225,11 +225,20 @@ def test_threads_share_recordings(make: Any, kernel_size: int) -> None:
 @SHAPES
 def test_each_gpu_runs_its_own_tensors(make: Any, kernel_size: int) -> None:
     q, k, v = make()
-    expected = na2d(q, k, v, kernel_size)
-    for index in range(torch.cuda.device_count()):
-        out = na2d(*(t.to(f"cuda:{index}") for t in (q, k, v)), kernel_size)
-        assert out.device.index == index
-        torch.testing.assert_close(out.to(q.device), expected)
+    dout = torch.randn_like(q)
+
+    def step(device: str) -> list[Any]:
+        leaves = [t.to(device).requires_grad_() for t in (q, k, v)]
+        out = na2d(*leaves, kernel_size, deterministic=True)
+        return [out, *torch.autograd.grad(out, leaves, dout.to(device))]
+
+    expected = step("cuda:0")
+    for _ in range(2):  # the second time, a recording is repeated
+        for index in range(torch.cuda.device_count()):
+            for found, wanted in zip(step(f"cuda:{index}"), expected, strict=True):
+                assert found.device.index == index
+                assert torch.equal(found.to("cuda:0"), wanted)
+    assert torch.cuda.current_device() == 0
     with pytest.raises(ValueError, match="k must be on cuda:0 like q"):
         na2d(q, k.cpu(), v, 7)
 

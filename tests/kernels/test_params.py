@@ -14,6 +14,7 @@ from cupyna.kernels.compiler import find_compiler
 from cupyna.kernels.copies import COPY_PARAMS
 from cupyna.kernels.fused.params import (
     ATTENTION_PARAMS,
+    BESIDE_GRADIENT_PARAMS,
     BIAS_GRADIENT_PARAMS,
     FORWARD_PARAMS,
     GRADIENT_PARAMS,
@@ -55,6 +56,7 @@ def assertions(struct: str, dtype: np.dtype) -> Iterator[str]:
         ("attention_params.cuh", "GradientParams", GRADIENT_PARAMS),
         ("window_params.cuh", "WindowParams", WINDOW_PARAMS),
         ("attention_params.cuh", "BiasGradientParams", BIAS_GRADIENT_PARAMS),
+        ("attention_params.cuh", "BesideGradientParams", BESIDE_GRADIENT_PARAMS),
         ("window_params.cuh", "WindowGradientParams", WINDOW_GRADIENT_PARAMS),
     ],
 )

@@ -96,6 +96,26 @@ def test_wrong_answers_are_not_timed(training: bool, monkeypatch: pytest.MonkeyP
         list(profiling.measure(plan(training=training)))
 
 
+def test_answers_are_compared_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    convolutions = torch.backends.cudnn
+    monkeypatch.setattr(convolutions, "allow_tf32", True)
+    allowed: dict[str, bool] = {}
+
+    def watch(step: str) -> None:
+        real = getattr(profiling, step)
+
+        def watched(*arguments: Any) -> Any:
+            allowed[step] = convolutions.allow_tf32
+            return real(*arguments)
+
+        monkeypatch.setattr(profiling, step, watched)
+
+    watch("_answers")
+    watch("_inference")
+    list(profiling.measure(plan(methods=["naive"])))
+    assert allowed == {"_answers": False, "_inference": True}
+
+
 def test_training_leaves_the_weights_to_the_next_method(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Any] = []
     make = profiling._training_step

@@ -92,6 +92,9 @@ def docs(tmp_path_factory) -> Path:
             measured[0]["wrong"] = ["natten-naive"]
         document = json.dumps({**HEAD, "measurements": measured})
         (results / f"{file}-h200.json").write_text(document)
+    row = {**model, "model": "nat_base", "dtype": "float32", "what": "inference"}
+    document = json.dumps({**HEAD, "measurements": [row]})
+    (results / "models-h200-float32.json").write_text(document)
     times = {"calls": {"na2d": 13.27}, "parts": {"launch": 4.0}, "others": {"torch.add": 5.1}}
     (results / "overhead-h200.json").write_text(json.dumps({**HEAD, **times}))
     (results / "profile-e-h200.json").write_text(json.dumps(profile.to_json()))
@@ -167,6 +170,9 @@ def test_models_stand_beside_the_papers(docs: Path) -> None:
     assert text.count("| **natten-naive** | 2 | +133 % | +100 % | +167 % |") == 2
     assert text.count("| natten | 2 | +250 % | +200 % | +300 % |") == 2
     assert text.count("| dinat_mini | 128 | 2672 | 2548 (-5 %) | 3930 (+47 %) |") == 1
+    assert text.count("### Inference, float32\n") == 1
+    assert text.count("| nat_base | 64 | 75 | 100 (+33 %) | 150 (+100 %) | 50 (-33 %) |") == 1
+    assert text.count("| nat_base | 128 | 867 | 897 (+3 %) | 966 (+11 %) |") == 1
     assert "| nat_mini | 1423.5 | 1067.6 (+33 %) | 711.8 (+100 %) |" in text
     assert "| 19.4 | 20.4 (-5 %) | 16.6 (+17 %) |" in text
     assert "| na2d | 13.3 |" in text and "| launch | 4.00 |" in text
