@@ -17,6 +17,9 @@
 // hands them to the other through shared memory: rows of 32 with 32 columns to a warp take two
 // thirds of the reads of shared memory that rows of 16 take.
 //
+// With kBeside keys are those that every query sees beside its window. Sums of their gradients are
+// those of a slice of the queries, and dQ is added to what the windows give.
+//
 // delta = sum(dO * O) - dlse of each query. The pass over queries computes it and leaves it, with
 // the log-sum-exp, for the pass over keys; before a lone pass over keys a small kernel does. P and
 // dS are rounded to the element type between the products and never leave the registers of the warp

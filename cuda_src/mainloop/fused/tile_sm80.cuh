@@ -36,7 +36,7 @@ template <typename T, Side kSide, int kRowArrays, int kHeadDim, int kRowTiles, i
 struct FusedTileSm80 {
   using Element = T;
   static constexpr bool kRowsAreQueries = kSide == Side::kQuery;
-  static constexpr int kWarpsOfRows = kShares;
+  static constexpr int kWarpsOfRows = kShares;  // that have the same rows
   static constexpr int kThreads = 32 * kWarps * kShares;
   static constexpr int kWarpRows = 16 * kRowTiles;
   static constexpr int kRows = kWarpRows * kWarps;
