@@ -48,4 +48,9 @@ __device__ __forceinline__ void named_barrier_sync(unsigned name, unsigned threa
   asm volatile("bar.sync %0, %1;" ::"r"(name), "r"(threads) : "memory");
 }
 
+// Arrives at hardware barrier `name` of `threads` threads without waiting for the others.
+__device__ __forceinline__ void named_barrier_arrive(unsigned name, unsigned threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(name), "r"(threads) : "memory");
+}
+
 }  // namespace cupyna::ptx

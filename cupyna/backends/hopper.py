@@ -10,7 +10,7 @@ from ..problem import DeviceSpec, Method, Operation, Problem
 from .hopper_backward import MOST_CHANNELS, backward_choice, launch_backward, slower_backward
 
 if TYPE_CHECKING:
-    from ..kernels.hopper.heuristics import HopperChoice
+    from ..kernels.hopper.costs import HopperChoice
 
 __all__ = ["CudaHopper", "launch_forward"]
 
@@ -152,7 +152,7 @@ def launch_forward(
 
     variant = chosen.shape.variant(problem.dtype)
     grid = schedule(problem, chosen, execution.device)
-    params = pack_hopper(problem, scale, chosen, q, k, v, out, lse, grid.reversed_planes)
+    params = pack_hopper(problem, scale, chosen, q, k, v, out, lse, grid)
     launch(
         load(variant, execution.device.index),
         (grid.blocks, 1, 1),

@@ -17,7 +17,9 @@ from cupyna.arrays import Device, library_of
 from cupyna.backends.hopper import CudaHopper, launch_forward
 from cupyna.devices import device_spec
 from cupyna.execution import Execution
-from cupyna.kernels.hopper.heuristics import HopperChoice, hopper_choices
+from cupyna.kernels.hopper.costs import HopperChoice
+from cupyna.kernels.hopper.heuristics import hopper_choices
+from cupyna.kernels.hopper.schedule import schedule
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import Inputs, expected_forward, inputs, problems
 from cupyna.testing.cases import small_problems
@@ -118,6 +120,17 @@ def test_more_tiles_than_processors(spatial, kernel_size, head_dim: int) -> None
         1, spatial, 24, 6, head_dim, head_dim, "float16",
         kernel_size, (2,) * rank, (1,) * rank, (False,) * rank,
     )  # fmt: skip
+    check(problem, inputs(problem))
+
+
+@pytest.mark.parametrize("head_dim", [32, 64, 96, 128, 192, 256])
+def test_turns_and_heads_that_begin_at_different_tiles(head_dim: int) -> None:
+    problem = Problem(
+        1, (1500,), 24, 24, head_dim, head_dim, "bfloat16", (700,), (3,), (1,), (False,)
+    )
+    grids = [schedule(problem, c, device()) for c in best_of_each_shape(problem)]
+    assert all(grid.takes_turns for grid in grids)
+    assert head_dim == 32 or any(grid.rotation for grid in grids)
     check(problem, inputs(problem))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..variant import Variant
-from .shapes import CONSUMER_ROWS
+from .shapes import Consumers
 
 __all__ = ["HOPPER_GRADIENT_SHAPES", "HopperGradientShape"]
 
@@ -19,7 +19,7 @@ _ALIGNMENT = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class HopperGradientShape:
+class HopperGradientShape(Consumers):
     """One way to divide a block's work: two consumers of 64 rows each.
 
     Parameters
@@ -43,16 +43,6 @@ class HopperGradientShape:
     sums_queries: bool = False
 
     consumers = 2
-
-    @property
-    def rows(self) -> int:
-        """Rows of one block."""
-        return CONSUMER_ROWS * self.consumers
-
-    @property
-    def threads(self) -> int:
-        """One warpgroup copies, the others compute."""
-        return 128 * (1 + self.consumers)
 
     @property
     def smem_bytes(self) -> int:
