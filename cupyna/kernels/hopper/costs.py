@@ -16,12 +16,15 @@ __all__ = ["HopperChoice", "key_tile_us", "set_up_us", "tile_us", "time_us", "wa
 
 # Clocks of one multiprocessor: per multiplication of a pair's channel, per pair of softmax and of
 # mask, per key tile and per tile of a block. Fitted to 106 tilings of 26 problems measured on an
-# H200, with a root-mean-square error of 7 %.
-_MULTIPLY = 0.425e-3
-_SOFTMAX = 0.0315
-_MASK = 0.0366
-_KEY_TILE = 606.0
-_TILE = 5420.0
+# H200, with a root-mean-square error of 6 %.
+_MULTIPLY = 0.379e-3
+_SOFTMAX = 0.0282
+_MASK = 0.0298
+_KEY_TILE = 835.0
+_TILE = 5490.0
+# A mask of more keys has two words.
+_LONG_MASK = 0.0507
+_KEYS_OF_WORD = 128
 # A pair's exponential alone, where channels are few.
 _LEAST_PAIR = 0.071
 _CLOCKS_PER_US = 1700.0
@@ -104,13 +107,17 @@ def time_us(
     dense = warp.dense_products if padding == 1 else 0
     clocks = (
         products * _pair(shape)
-        + max(0.0, padding * consumer.computed_products - dense) * _MASK
+        + max(0.0, padding * consumer.computed_products - dense) * _mask(shape)
         + block.box_tiles * _KEY_TILE
         + block.tiles * _TILE
     )
     planes = problem.batch * problem.heads
     of_all = clocks * planes * waves(planes * block.tiles, device)
     return _SET_UP_US + of_all / device.processors / _CLOCKS_PER_US
+
+
+def _mask(shape: HopperShape) -> float:
+    return _MASK if shape.keys <= _KEYS_OF_WORD else _LONG_MASK
 
 
 def _pair(shape: HopperShape) -> float:

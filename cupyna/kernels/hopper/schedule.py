@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
 
-from .costs import HopperChoice, key_tile_us, tile_us, waves
+from .costs import HopperChoice, key_tile_us, tile_us
 
-__all__ = ["Schedule", "schedule"]
+__all__ = ["Schedule", "balanced", "schedule"]
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -67,39 +67,43 @@ def schedule(problem: Problem, choice: HopperChoice, device: DeviceSpec) -> Sche
     backwards, which balances them. Where it does not, the hardware hands causal tiles out one by
     one, the longest first, and each pays for a block of its own.
     """
-    box_tiles = choice.plan(problem).box_tiles_of_each.ravel()
+    times_us = tile_us() + choice.plan(problem).box_tiles_of_each * key_tile_us(choice.shape)
     planes = problem.batch * problem.heads
-    items, processors = planes * box_tiles.size, device.processors
-    turns = _takes_turns(problem, choice)
-    if items <= processors or (box_tiles == box_tiles[0]).all():
-        return Schedule(min(items, processors), takes_turns=turns, imbalance=waves(items, device))
-    ahead = tile_us() + box_tiles * key_tile_us(choice.shape)
-    mean_us = float(ahead.mean()) * items / processors
-    some = max(1, min(planes, _MOST_TILES // ahead.size))
-    is_causal = any(problem.is_causal)
+    found = balanced(times_us.ravel(), planes, device.processors, any(problem.is_causal))
+    return replace(found, takes_turns=_takes_turns(problem, choice))
+
+
+def balanced(times_us: FloatArray, planes: int, processors: int, is_causal: bool) -> Schedule:
+    """The grid for planes whose tiles take `times_us` each."""
+    items = planes * times_us.size
+    if items <= processors or (times_us == times_us[0]).all():
+        blocks = min(items, processors)
+        return Schedule(blocks, imbalance=-(-items // processors) * processors / items)
+    mean_us = float(times_us.mean()) * items / processors
+    some = max(1, min(planes, _MOST_TILES // times_us.size))
     wait_us, reversed_planes, rotation = min(
-        (_wait_us(ahead, some, processors, reversed_planes, rotation), reversed_planes, rotation)
+        (_wait_us(times_us, some, processors, reversed_planes, rotation), reversed_planes, rotation)
         for reversed_planes in ((0, 2) if is_causal else (0,))
         for rotation in _ROTATIONS
-        if rotation < ahead.size
+        if rotation < times_us.size
     )
     wait_us *= planes / some
-    apart_us = _BLOCK_US * items / processors + float(ahead.mean()) / 2
+    apart_us = _BLOCK_US * items / processors + float(times_us.mean()) / 2
     if is_causal and wait_us > apart_us:
-        return Schedule(items, 3, takes_turns=turns, imbalance=1 + apart_us / mean_us)
-    return Schedule(processors, reversed_planes, rotation, turns, 1 + wait_us / mean_us)
+        return Schedule(items, reversed_planes=3, imbalance=1 + apart_us / mean_us)
+    return Schedule(processors, reversed_planes, rotation, imbalance=1 + wait_us / mean_us)
 
 
 def _wait_us(
-    ahead: FloatArray, planes: int, processors: int, reversed_planes: int, rotation: int
+    times_us: FloatArray, planes: int, processors: int, reversed_planes: int, rotation: int
 ) -> float:
     """How much longer the busiest block takes than all do on average."""
     first = rotation * np.arange(planes)[:, None]
-    index = (np.arange(ahead.size) + first) % ahead.size
+    index = (np.arange(times_us.size) + first) % times_us.size
     if reversed_planes & 2:
-        index[1::2] = (ahead.size - 1 - np.arange(ahead.size) + first[1::2]) % ahead.size
+        index[1::2] = (times_us.size - 1 - np.arange(times_us.size) + first[1::2]) % times_us.size
     of_blocks = np.bincount(
-        np.arange(index.size) % processors, weights=ahead[index.ravel()], minlength=processors
+        np.arange(index.size) % processors, weights=times_us[index.ravel()], minlength=processors
     )
     return float(of_blocks.max() - of_blocks.mean())
 
