@@ -28,6 +28,11 @@ __device__ __forceinline__ void mbarrier_arrive_expect(unsigned barrier, unsigne
                : "memory");
 }
 
+// Arrives when this thread's ordinary asynchronous copies (cp.async) have come.
+__device__ __forceinline__ void mbarrier_arrive_copied(unsigned barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
 // Whether the phase of this parity is complete; waits for a while before it says no.
 __device__ __forceinline__ bool mbarrier_try_wait(unsigned barrier, unsigned parity) {
   unsigned is_complete;
