@@ -24,7 +24,7 @@ struct Statistics {
 // Chunks of eight channels of a query's sums change places by its token, so that neighbors that
 // lie in shared memory as they do in global memory keep theirs in different banks.
 __device__ __forceinline__ int sum_turn(int head_dim, int y, int z) {
-  return head_dim % 64 == 0 ? (z + 4 * y) & 7 : 0;
+  return (z + 4 * y) & (head_dim % 64 == 0 ? 7 : head_dim % 32 == 0 ? 3 : 0);
 }
 
 struct AttentionParams {

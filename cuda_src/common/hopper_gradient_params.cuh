@@ -20,7 +20,10 @@ struct HopperGradientParams {
   int row_head_stride[2], column_head_stride[2];  // in elements, where heads are folded
   int row_heads;
   int head_group;
-  int tiles;  // of one head
+  int tiles;            // of one head
+  int items;            // tiles of all heads of all batch entries
+  int reversed_planes;  // bits of even and of odd heads whose tiles come last first
+  int rotation;         // by how many tiles each head begins later than the one before
   int head_dim;
   int value_dim;
   float scale;  // of the scores, with its sign

@@ -40,6 +40,8 @@ struct HopperParams {
   int tiles;            // of one head
   int items;            // tiles of all heads of all batch entries
   int reversed_planes;  // bits of even and of odd heads whose tiles come last first
+  int rotation;         // tiles by which each head begins later than the one before
+  int takes_turns;      // whether consumers queue their products one after the other
   int value_dim;
   float sign;        // of the scale, or 0
   float scale;       // of the scores, never negative

@@ -3,7 +3,7 @@
 
 using Gradient =
     cupyna::FusedGradientSm90<CUPYNA_DTYPE, static_cast<cupyna::Side>(CUPYNA_ROWS_ARE_KEYS),
-                              CUPYNA_HEAD_DIM, CUPYNA_COLUMNS, CUPYNA_STAGES,
+                              CUPYNA_HEAD_DIM, CUPYNA_COLUMNS, CUPYNA_STAGES, CUPYNA_ROW_BUFFERS,
                               CUPYNA_SUMS_QUERIES != 0>;
 static_assert(Gradient::kThreads == CUPYNA_THREADS, "the manifest knows the threads");
 static_assert(sizeof(Gradient::Shared) <= CUPYNA_SMEM_BYTES, "the manifest knows the size");

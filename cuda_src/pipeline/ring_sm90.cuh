@@ -32,11 +32,15 @@ struct Gate {
   }
 };
 
-// A place in the ring. The phase flips each time round.
+// A place in the ring, after `count` of them. The phase flips each time round.
 template <int kStages>
 struct Cursor {
   int stage = 0;
   unsigned phase = 0;
+
+  Cursor() = default;
+  __device__ __forceinline__ explicit Cursor(unsigned count)
+      : stage(count % kStages), phase(count / kStages % 2) {}
 
   __device__ __forceinline__ void advance() {
     if (++stage == kStages) {

@@ -18,6 +18,13 @@ __device__ __forceinline__ unsigned lane_id() {
   return lane;
 }
 
+// gridDim.x, read where it is asked for: a compiler keeps that in a register.
+__device__ __forceinline__ unsigned grid_blocks() {
+  unsigned blocks;
+  asm volatile("mov.u32 %0, %%nctaid.x;" : "=r"(blocks));
+  return blocks;
+}
+
 // The same number, but what is computed from it is not kept in registers for another place that
 // computes it too.
 __device__ __forceinline__ unsigned computed_here(unsigned x) {

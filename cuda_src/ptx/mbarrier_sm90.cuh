@@ -28,6 +28,11 @@ __device__ __forceinline__ void mbarrier_arrive_expect(unsigned barrier, unsigne
                : "memory");
 }
 
+// Arrives when this thread's ordinary asynchronous copies (cp.async) have come.
+__device__ __forceinline__ void mbarrier_arrive_copied(unsigned barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
 // Whether the phase of this parity is complete; waits for a while before it says no.
 __device__ __forceinline__ bool mbarrier_try_wait(unsigned barrier, unsigned parity) {
   unsigned is_complete;
@@ -46,6 +51,11 @@ __device__ __forceinline__ bool mbarrier_try_wait(unsigned barrier, unsigned par
 // Waits for `threads` threads at hardware barrier `name`.
 __device__ __forceinline__ void named_barrier_sync(unsigned name, unsigned threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(name), "r"(threads) : "memory");
+}
+
+// Arrives at hardware barrier `name` of `threads` threads without waiting for the others.
+__device__ __forceinline__ void named_barrier_arrive(unsigned name, unsigned threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(name), "r"(threads) : "memory");
 }
 
 }  // namespace cupyna::ptx

@@ -73,6 +73,7 @@ def launch_backward(
     """Queue backward with given passes."""
     from ..kernels.fused.params import Gradients, pack_gradient
     from ..kernels.hopper.gradient_params import pack_hopper_gradient
+    from ..kernels.hopper.gradient_schedule import gradient_schedule
 
     queries = problem.batch * problem.heads * math.prod(problem.spatial)
     gradients = Gradients(dout, dlse, dq, dk, dv, execution.empty((queries, 2), "float32").pointer)
@@ -84,8 +85,11 @@ def launch_backward(
     of_rows = pack_gradient(problem, scale, ones, ones, q, k, v, None, out, lse, gradients)
     launch_rows("fused_statistics", problem, execution, of_rows)
     for chosen in passes:
-        params = pack_hopper_gradient(problem, scale, chosen, q, k, v, gradients)
-        _launch(problem, chosen, execution, params)
+        grid = gradient_schedule(problem, chosen, execution.device)
+        params = pack_hopper_gradient(
+            problem, scale, chosen, q, k, v, gradients, grid.reversed_planes, grid.rotation
+        )
+        _launch(problem, chosen, grid.blocks, execution, params)
     if sums_queries:
         launch_rows("fused_query_gradients", problem, execution, of_rows)
 
@@ -93,6 +97,7 @@ def launch_backward(
 def _launch(
     problem: Problem,
     chosen: HopperGradientChoice,
+    blocks: int,
     execution: Execution,
     params: np.ndarray[Any, Any],
 ) -> None:
@@ -100,7 +105,6 @@ def _launch(
     from ..kernels.loader import load
 
     variant = chosen.shape.variant(problem.dtype)
-    blocks = int(params["tiles"][0]) * int(params["row_heads"][0]) * problem.batch
     launch(
         load(variant, execution.device.index),
         (blocks, 1, 1),

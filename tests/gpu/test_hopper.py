@@ -17,7 +17,9 @@ from cupyna.arrays import Device, library_of
 from cupyna.backends.hopper import CudaHopper, launch_forward
 from cupyna.devices import device_spec
 from cupyna.execution import Execution
-from cupyna.kernels.hopper.heuristics import HopperChoice, hopper_choices
+from cupyna.kernels.hopper.costs import HopperChoice
+from cupyna.kernels.hopper.heuristics import hopper_choices
+from cupyna.kernels.hopper.schedule import Schedule
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import Inputs, expected_forward, inputs, problems
 from cupyna.testing.cases import small_problems
@@ -119,6 +121,26 @@ def test_more_tiles_than_processors(spatial, kernel_size, head_dim: int) -> None
         kernel_size, (2,) * rank, (1,) * rank, (False,) * rank,
     )  # fmt: skip
     check(problem, inputs(problem))
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [Schedule(3, 0, 5, True), Schedule(5, 2, 1, True), Schedule(200, 3), Schedule(4, 2, 7)],
+    ids=["turns", "reversed turns", "apart", "rotated"],
+)
+@pytest.mark.parametrize("head_dim", [32, 64, 128])
+def test_any_order_of_tiles(head_dim: int, grid: Schedule, monkeypatch) -> None:
+    problem = Problem(
+        1, (29, 44), 3, 3, head_dim, head_dim, "bfloat16",
+        (17, 23), (1, 3), (1, 1), (False, True),
+    )  # fmt: skip
+    monkeypatch.setattr("cupyna.kernels.hopper.schedule.schedule", lambda *_: grid)
+    given = inputs(problem)
+    check(problem, given)
+    for choice in best_of_each_shape(problem):
+        first = attend(problem, given, choice)
+        for a, b in zip(first, attend(problem, given, choice), strict=True):
+            np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
 
 
 def test_arrays_of_any_layout_that_boxes_allow() -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 
 from cupyna.arrays import DeviceArray
 from cupyna.backends.hopper import CudaHopper
 from cupyna.kernels.hopper import tensor_map
+from cupyna.kernels.hopper.costs import key_tile_us, tile_us
 from cupyna.kernels.hopper.heuristics import hopper_choice
 from cupyna.kernels.hopper.params import pack_hopper
-from cupyna.kernels.hopper.schedule import schedule
+from cupyna.kernels.hopper.schedule import Schedule, schedule
 from cupyna.kernels.hopper.shapes import CONSUMER_ROWS, HOPPER_SHAPES
 from cupyna.kernels.hopper.tensor_map import BoxOrder, encode_boxes, most_tokens
 from cupyna.problem import DeviceSpec, Problem
@@ -87,11 +89,42 @@ def test_blocks_take_many_tiles_unless_one_would_keep_the_others_waiting() -> No
     assert schedule(few, choice, H200).blocks == choice.plan(few).counts.tiles < 132
 
 
+def test_heads_begin_at_different_tiles_where_borders_would_meet() -> None:
+    # Every fourth tile of a head has the largest box: without rotation some blocks get only those.
+    image = replace(LARGE, batch=4, spatial=(64, 64), heads=16, kv_heads=16, head_dim=64,
+                    value_dim=64, kernel_size=(31, 31))  # fmt: skip
+    choice = hopper_choice(image, H200)
+    found = schedule(image, choice, H200)
+    box_tiles = choice.plan(image).box_tiles_of_each.ravel()
+    planes = image.batch * image.heads
+
+    def imbalance(rotation: int) -> float:
+        busy = np.zeros(132)
+        for item in range(planes * box_tiles.size):
+            plane, index = divmod(item, box_tiles.size)
+            tile = (index + plane * rotation) % box_tiles.size
+            busy[item % 132] += tile_us() + box_tiles[tile] * key_tile_us(choice.shape)
+        return float(busy.max() / busy.mean())
+
+    assert imbalance(found.rotation) == pytest.approx(found.imbalance)
+    assert found.imbalance <= imbalance(0) and found.imbalance < 1.1
+
+
+def test_turns_are_for_consumers_that_need_the_same_keys() -> None:
+    dense = replace(LARGE, spatial=(4096,), kernel_size=(4096,), stride=(1,), dilation=(1,),
+                    is_causal=(False,))  # fmt: skip
+    small = replace(dense, kernel_size=(31,))
+    for problem, turns in ((dense, True), (small, False)):
+        choice = hopper_choice(problem, H200)
+        assert schedule(problem, choice, H200).takes_turns == turns
+
+
 def test_parameters(encoded: list[tuple]) -> None:
     problem = replace(LARGE, batch=2, kv_heads=6)
     q, k = rows(problem, 24, 128), rows(problem, 6, 128)
     choice = hopper_choice(problem, H200)
-    (packed,) = pack_hopper(problem, -0.5, choice, q, k, k, q, None)
+    grid = schedule(problem, choice, H200)
+    (packed,) = pack_hopper(problem, -0.5, choice, q, k, k, q, None, grid)
     tiles = math.prod(-(-256 // extent) for extent in choice.row_tile)
     assert packed["tiles"] == tiles and packed["items"] == tiles * 48
     assert packed["head_group"] == 4 and packed["box_order"] == BoxOrder.BATCH_OUTERMOST
@@ -100,8 +133,10 @@ def test_parameters(encoded: list[tuple]) -> None:
     assert [tile["row_extent"] for tile in packed["tile"]] == [1, *choice.row_tile]
     assert [1 << tile["rows_log2"] for tile in packed["tile"]] == [1, *choice.consumer_tile]
     assert [axis[2] for axis in encoded[0]] == [64, 1, *choice.consumer_tile[::-1], 1]
-    (packed,) = pack_hopper(problem, 0.0, choice, q, k, k, q, None)
+    grid = Schedule(132, rotation=5, takes_turns=True)
+    (packed,) = pack_hopper(problem, 0.0, choice, q, k, k, q, None, grid)
     assert packed["sign"] == 0 and packed["scale"] == 1
+    assert packed["rotation"] == 5 and packed["takes_turns"] == 1
 
 
 def test_boxes(encoded: list[tuple]) -> None:

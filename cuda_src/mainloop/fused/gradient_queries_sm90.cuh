@@ -20,7 +20,7 @@ struct GradientQueriesSm90 {
   static constexpr int kQueryChannels = Block::kQueryChannels;
   static constexpr int kPart = kColumns / Block::kParts;
   static constexpr bool kSharesQueries = Block::kSharesQueries;
-  using QuerySums = float[kQueryChannels / 2];
+  using QuerySums = typename Block::QuerySums;
 
   const HopperGradientParams& params;
   typename Block::Shared& shared;
@@ -47,13 +47,15 @@ struct GradientQueriesSm90 {
 
   // Queues dQ = dS K. Both are MN-major: their rows are keys, sixteen to a step of the sum.
   __device__ __forceinline__ void multiply_queries(QuerySums& sums, unsigned active,
-                                                   unsigned buffer, int consumer) const {
+                                                   unsigned buffer, int row_buffer,
+                                                   int consumer) const {
     const int channel = kSharesQueries ? 0 : consumer * kQueryChannels;
     const ptx::Descriptor gradients = ptx::matrix_descriptor(
         ptx::shared_address(gradients_of(buffer, kSharesQueries ? consumer : 0)),
         kRows * kRowBytes);
+    const T* keys_of_channel = shared.rows[row_buffer][0][0][channel / kBlockChannels];
     const ptx::Descriptor keys =
-        ptx::matrix_descriptor(ptx::shared_address(shared.rows[0][0][channel / kBlockChannels]) +
+        ptx::matrix_descriptor(ptx::shared_address(keys_of_channel) +
                                    channel % kBlockChannels * static_cast<int>(sizeof(T)),
                                Products::kQueryBlockBytes);
     ptx::wgmma_fence();
@@ -105,17 +107,29 @@ struct GradientQueriesSm90 {
     lay_queries(none, tile, place, parity, consumer);
   }
 
-  // One warp: the engine adds sums to those in global memory, a run of neighboring tokens at a
-  // time.
-  __device__ __forceinline__ void add(const Tile& tile) const {
+  // One warp: the engine adds sums to those in global memory, tile after tile.
+  __device__ __forceinline__ void run() const {
+    unsigned parity = 0;
+#pragma unroll 1
+    for (unsigned count = 0; Block::item_of(count) < params.items; ++count) {
+      const Cursor<2> plans(count);
+      Gate& gate = shared.plan_gates[plans.stage];
+      gate.await_full(plans.phase);
+      add(Tile{params, shared.plans[plans.stage]}, parity);
+      if (threadIdx.x % 32 == 0) gate.release();
+    }
+  }
+
+ private:
+  // A run of neighboring tokens at a time.
+  __device__ __forceinline__ void add(const Tile& tile, unsigned& parity) const {
     const int row_bytes = params.head_dim * static_cast<int>(sizeof(float));
     const int run = params.axis[2].dilation == 1 ? params.tile[2].key_extent : 1;
-    unsigned parity = 0;
     Walk walk(tile);
 #pragma unroll 1
-    for (int left = walk.steps(); left > 0; --left, walk.advance(), parity ^= 1) {
+    for (int left = tile.plan.steps; left > 0; --left, walk.advance(), parity ^= 1) {
       const unsigned last = Block::last_in_box(tile, walk.origin);
-      const int count = min_of(run, tile.own[2].box_end - walk.origin.z);
+      const int count = min_of(run, tile.own(2).box_end - walk.origin.z);
       float* target =
           params.query_sums + tile.query_index(walk.origin, walk.head) * params.head_dim;
       shared.sum_gate.await_full(parity);
@@ -132,9 +146,9 @@ struct GradientQueriesSm90 {
       __syncwarp();
       if (threadIdx.x % 32 == 0) shared.sum_gate.release();
     }
+    __syncwarp();
   }
 
- private:
   __device__ __forceinline__ T* gradients_of(unsigned buffer, int block) const {
     return shared.gradients + (buffer * kQueryBlocks + block) * kRows * 64;
   }

@@ -17,14 +17,17 @@
 #include "../../common/numeric.cuh"
 #include "../../common/warp.cuh"
 #include "../../ptx/arithmetic.cuh"
+#include "gradient_planner_sm90.cuh"
 #include "gradient_producer_sm90.cuh"
 #include "gradient_queries_sm90.cuh"
+#include "store_sm90.cuh"
 
 namespace cupyna {
 
-template <typename T, Side kSide, int kHeadDim, int kColumns, int kStages, bool kSumsQueries>
+template <typename T, Side kSide, int kHeadDim, int kColumns, int kStages, int kRowBuffers,
+          bool kSumsQueries>
 struct FusedGradientSm90 {
-  using Block = GradientBlockSm90<T, kSide, kHeadDim, kColumns, kStages, kSumsQueries>;
+  using Block = GradientBlockSm90<T, kSide, kHeadDim, kColumns, kStages, kRowBuffers, kSumsQueries>;
   using Shared = typename Block::Shared;
   using Tile = typename Block::Tile;
   using Walk = typename Block::Walk;
@@ -37,19 +40,19 @@ struct FusedGradientSm90 {
   static constexpr int kConsumers = Block::kConsumers, kGroupThreads = Block::kGroupThreads;
   static constexpr int kThreads = Block::kThreads, kBlocks = Block::kBlocks;
   static constexpr bool kRowsAreQueries = Block::kRowsAreQueries;
-  // Statistics of 128 queries are fetched at a time.
-  static constexpr int kProducerRegisters = kColumns == 128 ? 32 : 24;
-  static constexpr int kConsumerRegisters = kColumns == 128 ? 232 : 240;
+  // Three sums and two products of more than 64 channels take the registers of all others.
+  static constexpr bool kIsTight = kSumsQueries && kHeadDim > 64;
+  static constexpr int kProducerRegisters = kIsTight ? 24 : 40;
+  static constexpr int kConsumerRegisters = kIsTight ? 240 : 232;
   // Columns are taken in parts where registers allow products of several at a time: some are in the
   // background while others are weighed.
   static constexpr int kParts = Block::kParts, kPart = kColumns / kParts;
+  static constexpr int kPartElements = kPart * kBlockChannels;
 
   const HopperGradientParams& params;
   Shared& shared;
 
   __device__ __forceinline__ void run() {
-    const Tile tile(params, shared.own);
-    tile.place(shared.own);
     prepare();
     // The compiler must see that a whole warp takes one branch.
     const int group = __shfl_sync(kAllLanes, threadIdx.x / kGroupThreads, 0);
@@ -57,13 +60,15 @@ struct FusedGradientSm90 {
       ptx::lower_registers<kProducerRegisters>();
       const int warp = __shfl_sync(kAllLanes, threadIdx.x / 32, 0);
       if (warp == 0) {
-        GradientProducerSm90<Block>{params, shared}.run(tile);
-      } else if (kSumsQueries && warp == 1) {
-        Queries{params, shared}.add(tile);
+        GradientProducerSm90<Block>{params, shared}.run();
+      } else if (warp >= 2) {
+        GradientPlannerSm90<Block>{params, shared}.run(warp - 2);
+      } else if (kSumsQueries) {
+        Queries{params, shared}.run();
       }
     } else {
       ptx::raise_registers<kConsumerRegisters>();
-      consume(tile, group - 1);
+      consume(group - 1);
     }
   }
 
@@ -75,13 +80,15 @@ struct FusedGradientSm90 {
         ptx::prefetch_tensor_map(&params.row_map[i]);
         ptx::prefetch_tensor_map(&params.column_map[i]);
       }
-      shared.row_gate.init(1);
+      // The producer, the warp that adds and every warp of a consumer read plans.
+      for (Gate& gate : shared.plan_gates) gate.init(1 + kSumsQueries + 4 * kConsumers);
+      for (Gate& gate : shared.row_gates) gate.init(4 * kConsumers);
       // Every warp that sums dQ says so by itself; one warp reads.
       ptx::mbarrier_init(ptx::shared_address(&shared.sum_gate.full), 4 * kConsumers);
       ptx::mbarrier_init(ptx::shared_address(&shared.sum_gate.empty), 1);
       for (int i = 0; i < kStages; ++i) {
-        // Bytes of the copies and, with the first ones, what the producer writes itself.
-        ptx::mbarrier_init(ptx::shared_address(&shared.gates[0][i].full), 2);
+        // Bytes of the boxes; with the first ones every lane of the producer copies statistics.
+        ptx::mbarrier_init(ptx::shared_address(&shared.gates[0][i].full), kRowsAreQueries ? 1 : 33);
         ptx::mbarrier_init(ptx::shared_address(&shared.gates[1][i].full), 1);
         for (int array = 0; array < 2; ++array) {
           // Every warp of a consumer lets go by itself.
@@ -101,63 +108,58 @@ struct FusedGradientSm90 {
                               to.z * params.axis[2].dilation;
     }
     Masks::lay(shared.sets, columns, threadIdx.x, kThreads);
-    clear_padding(columns.product());
+    clear_padding<kColumns>(shared.columns[0][0][0], 2 * kStages * kBlocks, columns.product(),
+                            threadIdx.x, kThreads);
     ptx::fence_proxy_async();
     __syncthreads();
   }
 
-  // Columns that no copy writes must hold finite numbers: weights of zero meet them.
-  __device__ __forceinline__ void clear_padding(int product) const {
-    constexpr int kRowVectors = kRowBytes / 16;
-    const int padding = (kColumns - product) * kRowVectors;
-    for (int i = threadIdx.x; i < padding * 2 * kStages * kBlocks; i += kThreads) {
-      T* block = shared.columns[0][0][0] + i / padding * Block::kColumnBlock;
-      reinterpret_cast<uint4*>(block)[product * kRowVectors + i % padding] = make_uint4(0, 0, 0, 0);
-    }
-  }
-
-  __device__ __forceinline__ void consume(const Tile& tile, int consumer) const {
-    Statistics own[2];  // of the thread's rows, where they are queries
-    lay_rows(tile, consumer, own);
-    Sums first = {};   // dK or dQ
-    Sums second = {};  // dV
-    shared.row_gate.await_full(0);
+  __device__ __forceinline__ void consume(int consumer) const {
     Cursor<kStages> cursor;
     unsigned buffer = 0;
 #pragma unroll 1
-    for (int left = Walk(tile).steps(); left > 0; --left, cursor.advance(), buffer ^= 1) {
-      shared.gates[0][cursor.stage].await_full(cursor.phase);
-      const GradientPlace place = shared.places[cursor.stage];
-      if (place.active >> consumer & 1) {
-        step(first, second, own, tile, place, cursor, buffer, consumer);
-      } else {
-        skip(tile, place, cursor, buffer, consumer);
+    for (unsigned count = 0; Block::item_of(count) < params.items; ++count) {
+      const Cursor<2> plans(count);
+      const Cursor<kRowBuffers> rows(count);
+      Gate& gate = shared.plan_gates[plans.stage];
+      gate.await_full(plans.phase);
+      const Tile tile{params, shared.plans[plans.stage]};
+      Sums first = {};   // dK or dQ
+      Sums second = {};  // dV
+      shared.row_gates[rows.stage].await_full(rows.phase);
+      if (tile.plan.steps > 0) {
+        sum_up(first, second, tile, rows.stage, cursor, buffer, consumer);
       }
-    }
-    store(tile, params.gradient[0], first, params.scale, params.head_dim, consumer);
-    if constexpr (!kRowsAreQueries) {
-      store(tile, params.gradient[1], second, 1.f, params.value_dim, consumer);
+      let_go(shared.row_gates[rows.stage]);
+      store(tile, params.gradient[0], first, params.scale, params.head_dim, consumer);
+      if constexpr (!kRowsAreQueries) {
+        store(tile, params.gradient[1], second, 1.f, params.value_dim, consumer);
+      }
+      __syncwarp();
+      let_go(gate);
     }
   }
 
-  // Windows of this consumer's rows, and what is known of its queries.
-  __device__ __forceinline__ void lay_rows(const Tile& tile, int consumer,
-                                           Statistics (&own)[2]) const {
-    const int row = threadIdx.x % kGroupThreads;
-    if (row < kConsumerRows) {
-      bool is_real;
-      const Coordinate at = tile.position_of(consumer, row, is_real);
-      shared.windows[consumer][row] = tile.partners_of(at, is_real);
-    }
+  // All columns of a tile.
+  __device__ __forceinline__ void sum_up(Sums& first, Sums& second, const Tile& tile,
+                                         int row_buffer, Cursor<kStages>& cursor, unsigned& buffer,
+                                         int consumer) const {
+    Statistics own[2];  // of the thread's rows, where they are queries
     if constexpr (kRowsAreQueries) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        bool is_real;
-        const Coordinate at = tile.position_of(consumer, Block::row_of(half), is_real);
-        own[half] = params.statistics[tile.query_index(at, tile.head)];
+        own[half] = tile.plan.statistics[consumer * kConsumerRows + Block::row_of(half)];
       }
     }
-    ptx::named_barrier_sync(1 + consumer, kGroupThreads);
+#pragma unroll 1
+    for (int left = tile.plan.steps; left > 0; --left, cursor.advance(), buffer ^= 1) {
+      shared.gates[0][cursor.stage].await_full(cursor.phase);
+      if (shared.places[cursor.stage].active >> consumer & 1) {
+        step(first, second, own, tile, row_buffer, cursor, buffer, consumer);
+      } else {
+        skip(tile, row_buffer, cursor, buffer, consumer);
+      }
+    }
   }
 
   __device__ __forceinline__ void let_go(Gate& gate) const {
@@ -165,29 +167,30 @@ struct FusedGradientSm90 {
   }
 
   __device__ __forceinline__ void step(Sums& first, Sums& second, const Statistics (&own)[2],
-                                       const Tile& tile, const GradientPlace& place,
+                                       const Tile& tile, int row_buffer,
                                        const Cursor<kStages>& cursor, unsigned buffer,
                                        int consumer) const {
     const int stage = cursor.stage;
     const T* firsts = shared.columns[0][stage][0];
     const T* seconds = shared.columns[1][stage][0];
-    constexpr int kPartElements = kPart * kBlockChannels;
+    const T* own_seconds = shared.rows[row_buffer][1][consumer][0];
     const Queries queries{params, shared};
-    const bool is_edge = !all_see(place.origin, consumer);
+    const GradientPlace& place = shared.places[stage];
     Scores weights[kParts], gradients[kParts];
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
-      Products::multiply_keys(weights[part], shared.rows[0][consumer][0],
+      Products::multiply_keys(weights[part], shared.rows[row_buffer][0][consumer][0],
                               firsts + part * kPartElements);
     }
     shared.gates[1][stage].await_full(cursor.phase);
-    Products::multiply_keys(gradients[0], shared.rows[1][consumer][0], seconds);
+    Products::multiply_keys(gradients[0], own_seconds, seconds);
+    const bool is_edge = !all_see(tile, place.origin, consumer);
     Weights packed[kParts], packed_gradients[kParts];
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
       if (part == 0) ptx::wgmma_wait<kParts>();
       weigh(weights[part], own, stage, part);
-      if (is_edge) clear(weights[part], place.origin, part, consumer);
+      if (is_edge) clear(weights[part], tile, place.origin, part, consumer);
       if constexpr (kRowsAreQueries) {
         ptx::wgmma_wait<0>();
         let_go(shared.gates[1][stage]);
@@ -195,7 +198,7 @@ struct FusedGradientSm90 {
         Products::pack_weights(packed[part], weights[part]);
         Products::multiply_values(second, packed[part], seconds + part * kPartElements);
         if (part + 1 < kParts) {
-          Products::multiply_keys(gradients[part + 1], shared.rows[1][consumer][0],
+          Products::multiply_keys(gradients[part + 1], own_seconds,
                                   seconds + (part + 1) * kPartElements);
         }
         ptx::wgmma_wait<kParts>();  // what is queued after this part's second product
@@ -213,7 +216,7 @@ struct FusedGradientSm90 {
     if constexpr (kSumsQueries) {
       queries.meet();
       typename Queries::QuerySums sums;
-      queries.multiply_queries(sums, place.active, buffer, consumer);
+      queries.multiply_queries(sums, place.active, buffer, row_buffer, consumer);
       Products::multiply_values(first, packed_gradients[kLast], firsts + kLast * kPartElements);
       ptx::wgmma_wait<1>();
       let_go(shared.gates[1][stage]);
@@ -230,24 +233,27 @@ struct FusedGradientSm90 {
   }
 
   // Columns that only the other consumer's rows meet; this one takes its part in their dQ.
-  __device__ __forceinline__ void skip(const Tile& tile, const GradientPlace& place,
+  __device__ __forceinline__ void skip(const Tile& tile, int row_buffer,
                                        const Cursor<kStages>& cursor, unsigned buffer,
                                        int consumer) const {
+    const int stage = cursor.stage;
     if constexpr (kSumsQueries) {
       const Queries queries{params, shared};
+      const GradientPlace& place = shared.places[stage];
       queries.meet();
       if (place.active != 0) {
         typename Queries::QuerySums sums;
-        queries.multiply_queries(sums, place.active, buffer, consumer);
+        queries.multiply_queries(sums, place.active, buffer, row_buffer, consumer);
         ptx::wgmma_wait<0>();
         queries.lay_queries(sums, tile, place, buffer, consumer);
       } else {
         queries.lay_no_queries(tile, place, buffer, consumer);
       }
     }
-    let_go(shared.gates[0][cursor.stage]);
-    shared.gates[1][cursor.stage].await_full(cursor.phase);
-    let_go(shared.gates[1][cursor.stage]);
+    __syncwarp();
+    let_go(shared.gates[0][stage]);
+    shared.gates[1][stage].await_full(cursor.phase);
+    let_go(shared.gates[1][stage]);
   }
 
   // Statistics of the queries of a part's columns 8 i + 2 (lane % 4) + {0, 1}.
@@ -256,18 +262,20 @@ struct FusedGradientSm90 {
         &shared.statistics[stage * kColumns + part * kPart + 8 * i + threadIdx.x % 4 * 2]);
   }
 
-  __device__ __forceinline__ const Window* windows_of(int consumer) const {
-    return shared.windows[consumer] + threadIdx.x % kGroupThreads / 32 * 16;
+  // Of the sixteen rows of the warp.
+  static __device__ __forceinline__ const Window* windows_of(const Tile& tile, int consumer) {
+    return tile.plan.windows + consumer * kConsumerRows + threadIdx.x % kGroupThreads / 32 * 16;
   }
 
-  __device__ __forceinline__ bool all_see(const Coordinate& origin, int consumer) const {
-    return Masks{Block::extents(params), shared.sets}.all_see(windows_of(consumer), origin);
+  __device__ __forceinline__ bool all_see(const Tile& tile, const Coordinate& origin,
+                                          int consumer) const {
+    return Masks{Block::extents(params), shared.sets}.all_see(windows_of(tile, consumer), origin);
   }
 
-  __device__ __forceinline__ void clear(Scores& weights, const Coordinate& origin, int part,
-                                        int consumer) const {
+  __device__ __forceinline__ void clear(Scores& weights, const Tile& tile, const Coordinate& origin,
+                                        int part, int consumer) const {
     const Masks masks{Block::extents(params), shared.sets};
-    masks.template clear<kPart>(weights, windows_of(consumer), origin, part * kPart / 32);
+    masks.template clear<kPart>(weights, windows_of(tile, consumer), origin, part * kPart / 32);
   }
 
   // Scores become weights.
@@ -316,27 +324,12 @@ struct FusedGradientSm90 {
 
   __device__ __forceinline__ void store(const Tile& tile, const Array& array, const Sums& sums,
                                         float factor, int channels, int consumer) const {
-    const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       bool is_real;
       const Coordinate at = tile.token_of(tile.position_of(consumer, Block::row_of(half), is_real));
-      T* target = array.at<T>(tile.batch, at.x, at.y, at.z, tile.head);
-#pragma unroll
-      for (int block = 0; block < kHeadDim / 32; ++block) {
-        unsigned words[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int first = 16 * block + 4 * i + 2 * half;
-          words[i] = pack<T>(sums[first] * factor, sums[first + 1] * factor);
-        }
-        transpose_over_quad(words);
-        const int channel = block * 32 + lane % 4 * 8;
-        if (is_real && channel < channels) {
-          *reinterpret_cast<uint4*>(target + channel) =
-              make_uint4(words[0], words[1], words[2], words[3]);
-        }
-      }
+      T* target = array.at<T>(tile.plan.batch, at.x, at.y, at.z, tile.plan.head);
+      store_row(target, sums, factor, half, channels, is_real);
     }
   }
 };

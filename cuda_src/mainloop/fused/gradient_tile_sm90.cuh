@@ -10,28 +10,28 @@ namespace cupyna {
 // No position reaches it, and sums with it do not overflow.
 constexpr int kFarPosition = 1 << 29;
 
-template <Side kSide>
-struct GradientTileSm90 {
-  const HopperGradientParams& params;
-  const AxisTile (&own)[kAxes];  // in shared memory
+// A tile with what its rows meet, laid ahead of those who work on it.
+template <Side kSide, int kRows>
+struct GradientPlanSm90 {
+  AxisTile own[kAxes];
   int head, batch;
+  int steps;           // of the walk
+  Coordinate start;    // where it begins
+  Interval shares[2];  // of columns along the split axis that each consumer's rows meet
+  Interval along[kRows + kAxes - 1];  // columns that coordinates of the rows meet, axis after axis
+  Window windows[kRows];
+  Statistics statistics[kSide == Side::kQuery ? kRows : 1];
+};
 
-  __device__ __forceinline__ GradientTileSm90(const HopperGradientParams& params,
-                                              const AxisTile (&own)[kAxes])
-      : params(params), own(own) {
-    const int plane = blockIdx.x / params.tiles;
-    batch = plane / params.row_heads;
-    head = plane - batch * params.row_heads;
-  }
+template <Side kSide_, typename Plan_>
+struct GradientTileSm90 {
+  using Plan = Plan_;
+  static constexpr Side kSide = kSide_;
 
-  // One thread for each axis finds the block's tile.
-  __device__ __forceinline__ void place(AxisTile (&target)[kAxes]) const {
-    if (threadIdx.x >= kAxes) return;
-    const int a = threadIdx.x;
-    int index = blockIdx.x % params.tiles;
-    for (int i = kAxes - 1; i > a; --i) index /= params.tile[i].row_tiles;
-    target[a] = tiling(a).tile(index % params.tile[a].row_tiles, kSide);
-  }
+  const HopperGradientParams& params;
+  const Plan& plan;  // in shared memory
+
+  __device__ __forceinline__ const AxisTile& own(int a) const { return plan.own[a]; }
 
   __device__ __forceinline__ AxisTiling tiling(int a) const {
     const AxisParams& axis = params.axis[a];
@@ -41,42 +41,57 @@ struct GradientTileSm90 {
 
   // First position of a consumer's box of rows.
   __device__ __forceinline__ Coordinate corner(int consumer) const {
-    return Coordinate{own[0].begin + split_offset(0, consumer),
-                      own[1].begin + split_offset(1, consumer),
-                      own[2].begin + split_offset(2, consumer)};
+    return Coordinate{own(0).begin + split_offset(0, consumer),
+                      own(1).begin + split_offset(1, consumer),
+                      own(2).begin + split_offset(2, consumer)};
+  }
+
+  // Where a consumer's row lies in the tile.
+  __device__ __forceinline__ Coordinate offset_of(int consumer, int row) const {
+    const int log2_y = params.tile[1].rows_log2, log2_z = params.tile[2].rows_log2;
+    return Coordinate{split_offset(0, consumer) + (row >> (log2_y + log2_z)),
+                      split_offset(1, consumer) + (row >> log2_z & ((1 << log2_y) - 1)),
+                      split_offset(2, consumer) + (row & ((1 << log2_z) - 1))};
+  }
+
+  // Where the walk begins along an axis. Tiles whose box is the whole axis begin where their rows
+  // are, not all at its begin: so blocks that work at the same time add to different sums.
+  __device__ __forceinline__ int walk_begin(int a, bool adds_sums) const {
+    const AxisTile& tile = own(a);
+    const int extent = params.tile[a].key_extent;
+    const int length = tiling(a).line(tile.group).length;
+    const bool is_whole = tile.box_begin == 0 && tile.box_end == length;
+    return adds_sums && is_whole ? tile.begin / extent * extent : tile.box_begin;
   }
 
   // Position of a consumer's row; rows past the end of a cut tile repeat its last ones.
   __device__ __forceinline__ Coordinate position_of(int consumer, int row, bool& is_real) const {
-    const int log2_y = params.tile[1].rows_log2, log2_z = params.tile[2].rows_log2;
-    const Coordinate first = corner(consumer);
-    const int x = first.x + (row >> (log2_y + log2_z));
-    const int y = first.y + (row >> log2_z & ((1 << log2_y) - 1));
-    const int z = first.z + (row & ((1 << log2_z) - 1));
-    is_real = x < own[0].end && y < own[1].end && z < own[2].end;
-    return Coordinate{min_of(x, own[0].end - 1), min_of(y, own[1].end - 1),
-                      min_of(z, own[2].end - 1)};
+    const Coordinate to = offset_of(consumer, row);
+    const int x = own(0).begin + to.x, y = own(1).begin + to.y, z = own(2).begin + to.z;
+    is_real = x < own(0).end && y < own(1).end && z < own(2).end;
+    return Coordinate{min_of(x, own(0).end - 1), min_of(y, own(1).end - 1),
+                      min_of(z, own(2).end - 1)};
   }
 
   __device__ __forceinline__ Coordinate token_of(const Coordinate& at) const {
-    return Coordinate{own[0].group + at.x * params.axis[0].dilation,
-                      own[1].group + at.y * params.axis[1].dilation,
-                      own[2].group + at.z * params.axis[2].dilation};
+    return Coordinate{own(0).group + at.x * params.axis[0].dilation,
+                      own(1).group + at.y * params.axis[1].dilation,
+                      own(2).group + at.z * params.axis[2].dilation};
   }
 
-  // Columns that a row meets. A key that stands in for none meets no query: it adds to no sum.
-  __device__ __forceinline__ Window partners_of(const Coordinate& at, bool is_real) const {
-    if (kSide == Side::kKey && !is_real) {
-      constexpr Interval kNone{kFarPosition, -kFarPosition};
-      return Window{kNone, kNone, kNone};
-    }
-    return Window{along(0, at.x, at.x), along(1, at.y, at.y), along(2, at.z, at.z)};
+  // Columns that rows at a coordinate of the tile meet. A key past the end stands in for none and
+  // meets no query, so that it adds to no sum; a query repeats the last one.
+  __device__ __forceinline__ Interval partners_of(int a, int offset) const {
+    const int at = own(a).begin + offset;
+    if (kSide == Side::kKey && at >= own(a).end) return Interval{kFarPosition, -kFarPosition};
+    const int real = min_of(at, own(a).end - 1);
+    return partners(tiling(a).line(own(a).group), real, real);
   }
 
   // Columns along the split axis that the rows of a consumer meet.
   __device__ __forceinline__ Interval share_of(int consumer) const {
     const int axis = params.split_axis;
-    const AxisTile& tile = axis == 0 ? own[0] : axis == 1 ? own[1] : own[2];
+    const AxisTile& tile = own(axis);
     const int rows = 1 << params.tile[axis].rows_log2;
     const int first = tile.begin + consumer * rows, last = min_of(first + rows, tile.end) - 1;
     if (first > last) return Interval{kFarPosition, -kFarPosition};
@@ -88,7 +103,7 @@ struct GradientTileSm90 {
     const int heads =
         kSide == Side::kQuery ? params.row_heads : params.row_heads * params.head_group;
     const Coordinate token = token_of(at);
-    const long long plane = static_cast<long long>(batch) * heads + of_head;
+    const long long plane = static_cast<long long>(plan.batch) * heads + of_head;
     return ((plane * params.axis[0].length + token.x) * params.axis[1].length + token.y) *
                params.axis[2].length +
            token.z;
@@ -97,10 +112,6 @@ struct GradientTileSm90 {
  private:
   __device__ __forceinline__ int split_offset(int a, int consumer) const {
     return params.split_axis == a ? consumer << params.tile[a].rows_log2 : 0;
-  }
-
-  __device__ __forceinline__ Interval along(int a, int first, int last) const {
-    return partners(tiling(a).line(own[a].group), first, last);
   }
 
   static __device__ __forceinline__ Interval partners(const Line& line, int first, int last) {
@@ -116,38 +127,42 @@ struct GradientPlace {
   unsigned active;  // a bit for each consumer whose rows meet the columns
 };
 
-// The walk over column tiles, for keys under each of the heads that read them.
-template <Side kSide>
+// The walk over column tiles, for keys under each of the heads that read them. It begins anywhere
+// in the box, and goes round.
+template <typename Tile>
 struct GradientWalkSm90 {
-  const GradientTileSm90<kSide>& tile;
+  const Tile& tile;
   Coordinate origin;
-  int head, past_head;
+  int head;  // of the columns
 
-  __device__ explicit GradientWalkSm90(const GradientTileSm90<kSide>& tile)
-      : tile(tile), origin{tile.own[0].box_begin, tile.own[1].box_begin, tile.own[2].box_begin} {
-    const int group = tile.params.head_group;
-    head = kSide == Side::kQuery ? tile.head / group : tile.head * group;
-    past_head = head + (kSide == Side::kQuery ? 1 : group);
-  }
+  __device__ __forceinline__ explicit GradientWalkSm90(const Tile& tile)
+      : tile(tile),
+        origin(tile.plan.start),
+        head(Tile::kSide == Side::kQuery ? tile.plan.head / tile.params.head_group
+                                         : tile.plan.head * tile.params.head_group) {}
 
-  __device__ __forceinline__ int steps() const {
+  static __device__ __forceinline__ int steps(const Tile& tile) {
     const HopperAxis(&axis)[kAxes] = tile.params.tile;
-    return tile.own[0].box_tiles(axis[0].key_extent) * tile.own[1].box_tiles(axis[1].key_extent) *
-           tile.own[2].box_tiles(axis[2].key_extent) * (past_head - head);
+    const int of_head = tile.own(0).box_tiles(axis[0].key_extent) *
+                        tile.own(1).box_tiles(axis[1].key_extent) *
+                        tile.own(2).box_tiles(axis[2].key_extent);
+    return of_head * (Tile::kSide == Side::kQuery ? 1 : tile.params.head_group);
   }
 
   __device__ __forceinline__ void advance() {
     const HopperAxis(&axis)[kAxes] = tile.params.tile;
     origin.z += axis[2].key_extent;
-    if (origin.z < tile.own[2].box_end) return;
-    origin.z = tile.own[2].box_begin;
-    origin.y += axis[1].key_extent;
-    if (origin.y < tile.own[1].box_end) return;
-    origin.y = tile.own[1].box_begin;
-    origin.x += axis[0].key_extent;
-    if (origin.x < tile.own[0].box_end) return;
-    origin.x = tile.own[0].box_begin;
-    ++head;
+    if (origin.z >= tile.own(2).box_end) {
+      origin.z = tile.own(2).box_begin;
+      origin.y += axis[1].key_extent;
+      if (origin.y >= tile.own(1).box_end) {
+        origin.y = tile.own(1).box_begin;
+        origin.x += axis[0].key_extent;
+        if (origin.x >= tile.own(0).box_end) origin.x = tile.own(0).box_begin;
+      }
+    }
+    const Coordinate& start = tile.plan.start;
+    head += origin.x == start.x && origin.y == start.y && origin.z == start.z;
   }
 
   __device__ __forceinline__ bool meets(const Interval& share) const {

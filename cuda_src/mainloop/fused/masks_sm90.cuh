@@ -1,4 +1,7 @@
 // Masks of scores in the registers of a warpgroup: rows with windows against a tile of columns.
+//
+// A thread holds columns 8 j + 2 (lane % 4) + {0, 1} of two rows. Sets of columns are stored as the
+// bits of each of four such lanes, so that a thread reads and combines its own columns only.
 #pragma once
 
 #include "../../common/warp.cuh"
@@ -8,9 +11,10 @@ namespace cupyna {
 
 template <int kColumns>
 struct MasksSm90 {
-  static constexpr int kWords = (kColumns + 31) / 32;
-  static constexpr int kSetWords = (kWords + 3) / 4 * 4;
-  using Sets = unsigned[kColumns + 5][kSetWords];  // see KeyExtents
+  static constexpr int kQuad = 4;
+  static constexpr int kWords = (kColumns / kQuad + 31) / 32;
+  using Sets = unsigned[kColumns + 5][kQuad][kWords];  // see KeyExtents
+  using Bits = unsigned[2][kWords];                    // a thread's columns of both of its rows
 
   const KeyExtents columns;
   const Sets& sets;
@@ -19,12 +23,13 @@ struct MasksSm90 {
                                              int threads) {
     const int lane = thread % 32, product = columns.product();
 #pragma unroll 1
-    for (int word = 0; word < kSetWords; ++word) {
-      const int column = word * 32 + lane;
+    for (int word = 0; word < kQuad * kWords; ++word) {
+      const int member = word / kQuad * 32 + lane;
+      const int column = member / 2 * 8 + word % kQuad * 2 + member % 2;
       const Coordinate at = columns.coordinate_of(column);
       for (int set = thread / 32; set < columns.sets(); set += threads / 32) {
         const unsigned bits = __ballot_sync(kAllLanes, column < product && columns.holds(set, at));
-        if (lane == 0) sets[set][word] = bits;
+        if (lane == 0) sets[set][word % kQuad][word / kQuad] = bits;
       }
     }
   }
@@ -34,54 +39,63 @@ struct MasksSm90 {
   __device__ __forceinline__ bool all_see(const Window* windows, const Coordinate& origin) const {
     const Window& first = windows[0];
     const Window& last = windows[15];
-    return columns.product() == kColumns && last.x.begin <= origin.x &&
-           origin.x + columns.x <= first.x.end && last.y.begin <= origin.y &&
-           origin.y + columns.y <= first.y.end && last.z.begin <= origin.z &&
-           origin.z + columns.z <= first.z.end;
+    // Without branches: all numbers are under way at a time.
+    return (columns.product() == kColumns) & (last.x.begin <= origin.x) &
+           (origin.x + columns.x <= first.x.end) & (last.y.begin <= origin.y) &
+           (origin.y + columns.y <= first.y.end) & (last.z.begin <= origin.z) &
+           (origin.z + columns.z <= first.z.end);
+  }
+
+  // The columns that the thread's rows want, of a warp's sixteen windows.
+  __device__ __forceinline__ void find(Bits& bits, const Window* windows,
+                                       const Coordinate& origin) const {
+    const int of_y = columns.first_set_of_y(), of_z = columns.first_set_of_z();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const Window& window = windows[half * 8 + threadIdx.x % 32 / 4];
+      const Interval x = inside(window.x, origin.x, columns.x);
+      const Interval y = inside(window.y, origin.y, columns.y);
+      const Interval z = inside(window.z, origin.z, columns.z);
+#pragma unroll
+      for (int word = 0; word < kWords; ++word) {
+        bits[half][word] = set(x.begin, word) & set(of_y + y.begin, word) &
+                           set(of_z + z.begin, word) &
+                           ~(set(x.end, word) | set(of_y + y.end, word) | set(of_z + z.end, word));
+      }
+    }
+  }
+
+  // Puts `otherwise` where a row does not want one of kCount columns, from one that begins a word
+  // of 32 on.
+  template <int kCount>
+  static __device__ __forceinline__ void select(float (&values)[kCount / 2], const Bits& bits,
+                                                int first_word, float otherwise) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < kCount / 8; ++i) {
+        const int member = first_word * 8 + 2 * i;
+        const unsigned word = bits[half][member / 32];
+        float& left = values[4 * i + 2 * half];
+        float& right = values[4 * i + 2 * half + 1];
+        left = word & 1u << member % 32 ? left : otherwise;
+        right = word & 2u << member % 32 ? right : otherwise;
+      }
+    }
   }
 
   // Puts zero where a row does not want one of kCount columns, from a word of columns on.
   template <int kCount>
   __device__ __forceinline__ void clear(float (&weights)[kCount / 2], const Window* windows,
                                         const Coordinate& origin, int first_word) const {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      unsigned bits[kSetWords];
-      columns_of(bits, windows[half * 8 + lane / 4], origin);
-#pragma unroll
-      for (int word = 0; word < kWords; ++word) bits[word] >>= lane % 4 * 2;
-#pragma unroll
-      for (int i = 0; i < kCount / 8; ++i) {
-        float& left = weights[4 * i + 2 * half];
-        float& right = weights[4 * i + 2 * half + 1];
-        left = bits[first_word + i / 4] & 1u << i % 4 * 8 ? left : 0.f;
-        right = bits[first_word + i / 4] & 2u << i % 4 * 8 ? right : 0.f;
-      }
-    }
+    Bits bits;
+    find(bits, windows, origin);
+    select<kCount>(weights, bits, first_word, 0.f);
   }
 
  private:
-  __device__ __forceinline__ void columns_of(unsigned (&bits)[kSetWords], const Window& window,
-                                             const Coordinate& origin) const {
-    const Interval x = inside(window.x, origin.x, columns.x);
-    const Interval y = inside(window.y, origin.y, columns.y);
-    const Interval z = inside(window.z, origin.z, columns.z);
-    const int of_y = columns.first_set_of_y(), of_z = columns.first_set_of_z();
-#pragma unroll
-    for (int i = 0; i < kSetWords; i += 4) {
-      const uint4 from_x = set(x.begin, i), past_x = set(x.end, i);
-      const uint4 from_y = set(of_y + y.begin, i), past_y = set(of_y + y.end, i);
-      const uint4 from_z = set(of_z + z.begin, i), past_z = set(of_z + z.end, i);
-      bits[i] = from_x.x & from_y.x & from_z.x & ~(past_x.x | past_y.x | past_z.x);
-      bits[i + 1] = from_x.y & from_y.y & from_z.y & ~(past_x.y | past_y.y | past_z.y);
-      bits[i + 2] = from_x.z & from_y.z & from_z.z & ~(past_x.z | past_y.z | past_z.z);
-      bits[i + 3] = from_x.w & from_y.w & from_z.w & ~(past_x.w | past_y.w | past_z.w);
-    }
-  }
-
-  __device__ __forceinline__ uint4 set(int index, int word) const {
-    return *reinterpret_cast<const uint4*>(&sets[index][word]);
+  __device__ __forceinline__ unsigned set(int index, int word) const {
+    return sets[index][threadIdx.x % kQuad][word];
   }
 };
 

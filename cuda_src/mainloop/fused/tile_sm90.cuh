@@ -16,8 +16,11 @@ struct TileSm90 {
   __device__ TileSm90(const HopperParams& params, int item) {
     const int plane = item / params.tiles;
     int index = item - plane * params.tiles;
-    // Tiles of causal windows differ: so blocks that took long ones get short ones.
+    // Tiles at borders and of causal windows differ: so blocks that took long ones get short ones.
     if (params.reversed_planes >> (plane & 1) & 1) index = params.tiles - 1 - index;
+    if (params.rotation != 0) {
+      index = (index + plane % params.tiles * params.rotation) % params.tiles;
+    }
     batch = plane / params.heads;
     head = plane - batch * params.heads;
 #pragma unroll

@@ -15,22 +15,32 @@ from .gradient_shapes import HOPPER_GRADIENT_SHAPES, HopperGradientShape
 from .shapes import WARP_ROWS
 from .tilings import block_tile, column_tiles, consumer_tiles
 
-__all__ = ["HopperGradientChoice", "hopper_gradient_choices", "hopper_gradient_passes", "passes_us"]
+__all__ = [
+    "HopperGradientChoice",
+    "column_tile_us",
+    "hopper_gradient_choices",
+    "hopper_gradient_passes",
+    "passes_us",
+    "row_tile_us",
+]
 
 # Clocks of one multiprocessor: per multiplication of a pair's channel, per pair of softmax and of
-# mask, per query whose sums are added to memory, per tile of columns and per block. Fitted to 43
-# runs of 14 problems on an H200, with a root-mean-square error of 3 %.
-_MULTIPLY = 0.491e-3
-_SOFTMAX = 0.044
-_MASK = 0.0114
-_ADD = 18.7
-_COLUMN_TILE = 627.0
-_TILE = 17300.0
+# mask, per query whose sums are added to memory, per tile of columns, and per tile of rows where
+# shared memory holds one of them or two. Fitted to 21 runs of 5 problems on an H200, with a
+# root-mean-square error of 4 %.
+_MULTIPLY = 0.423e-3
+_SOFTMAX = 0.0044
+_MASK = 0.007
+_ADD = 20.8
+_COLUMN_TILE = 1105.0
+_ROW_TILE = {1: 9400.0, 2: 6500.0}
 _CLOCKS_PER_US = 1700.0
 _LAUNCH_US = 3.0
 
-# Share of the work that a consumer leaves out which its block saves: the others still need it.
-_SKIPPED = 0.5
+# Share of the work that a consumer leaves out which its block saves: where consumers exchange
+# nothing, one that is ahead stays ahead, and hardly waits for the other.
+_SKIPPED = 0.9
+_SKIPPED_TOGETHER = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,19 @@ def passes_us(
     return small_us + sum(chosen.time_us for chosen in passes)
 
 
+def row_tile_us(shape: HopperGradientShape) -> float:
+    """Time of a tile of rows beside its columns."""
+    return _ROW_TILE[shape.row_buffers] / _CLOCKS_PER_US
+
+
+def column_tile_us(shape: HopperGradientShape) -> float:
+    """Time of one step of the walk, all of whose pairs are wanted."""
+    pairs = shape.rows * shape.columns
+    multiplied = shape.multiplications * shape.head_dim * _MULTIPLY
+    added = shape.sums_queries * shape.columns * _ADD
+    return (pairs * (multiplied + _SOFTMAX) + added + _COLUMN_TILE) / _CLOCKS_PER_US
+
+
 def hopper_gradient_choices(problem: Problem, device: DeviceSpec) -> Iterator[HopperGradientChoice]:
     """Every shape with every tile that the kernels can run."""
     channels = max(problem.head_dim, problem.value_dim)
@@ -140,16 +163,16 @@ def _time_us(
     warp = TilePlan(problem.axes, of_warp, column_tile, shape.side).counts
     padding = shape.columns / math.prod(column_tile)
     computed = padding * consumer.computed_products
-    products = (1 - _SKIPPED) * padding * block.computed_products + _SKIPPED * computed
+    skipped = _SKIPPED_TOGETHER if shape.sums_queries else _SKIPPED
+    products = (1 - skipped) * padding * block.computed_products + skipped * computed
     dense = warp.dense_products if padding == 1 else 0
-    multiplications = 3 if shape.side == "query" else 5 if shape.sums_queries else 4
     clocks_of_heads = problem.heads * (
-        products * (multiplications * shape.head_dim * _MULTIPLY + _SOFTMAX)
+        products * (shape.multiplications * shape.head_dim * _MULTIPLY + _SOFTMAX)
         + max(0.0, computed - dense) * _MASK
         + block.box_tiles * (_COLUMN_TILE + shape.sums_queries * shape.columns * _ADD)
     )
     row_heads = problem.heads if shape.side == "query" else problem.kv_heads
-    clocks = problem.batch * (clocks_of_heads + row_heads * block.tiles * _TILE)
+    clocks = problem.batch * (clocks_of_heads + row_heads * block.tiles * _ROW_TILE[shape.row_buffers])
     blocks = problem.batch * row_heads * block.tiles
-    waves = max(1.0, device.processors / blocks)
+    waves = -(-blocks // device.processors) * device.processors / blocks
     return clocks * waves / device.processors / _CLOCKS_PER_US

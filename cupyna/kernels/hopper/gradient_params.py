@@ -18,6 +18,9 @@ from .tensor_map import TENSOR_MAP, box_order, encode_boxes
 
 __all__ = ["HOPPER_GRADIENT_PARAMS", "pack_hopper_gradient"]
 
+_COUNTS = (
+    "row_heads", "head_group", "tiles", "items", "reversed_planes", "rotation",
+)  # fmt: skip
 _LOG2_E = math.log2(math.e)
 
 HOPPER_GRADIENT_PARAMS = aligned(
@@ -31,7 +34,7 @@ HOPPER_GRADIENT_PARAMS = aligned(
         ("box_order", np.int32),
         ("row_head_stride", np.int32, 2),
         ("column_head_stride", np.int32, 2),
-        *((name, np.int32) for name in ("row_heads", "head_group", "tiles")),
+        *((name, np.int32) for name in _COUNTS),
         *((name, np.int32) for name in ("head_dim", "value_dim")),
         *((name, np.float32) for name in ("scale", "scale_log2")),
         *((name, np.uint64) for name in ("statistics", "query_sums")),
@@ -48,14 +51,17 @@ def pack_hopper_gradient(
     k: DeviceArray,
     v: DeviceArray,
     gradients: Gradients,
+    reversed_planes: int = 0,
+    rotation: int = 0,
 ) -> np.ndarray[Any, Any]:
-    """One pass."""
+    """One pass; the order of tiles as in :class:`~cupyna.kernels.hopper.schedule.Schedule`."""
     order = box_order(problem)
     padding = AXES - problem.rank
     queries, keys = (q, gradients.dout), (k, v)
     is_over_keys = choice.shape.side == "key"
     rows, columns = (keys, queries) if is_over_keys else (queries, keys)
     of_rows = (gradients.dk, gradients.dv) if is_over_keys else (gradients.dq, None)
+    row_heads = problem.kv_heads if is_over_keys else problem.heads
     row_tiles = [
         axis_tiles(length, dilation, extent)
         for length, dilation, extent in zip(
@@ -83,9 +89,12 @@ def pack_hopper_gradient(
         int(order),
         [array.strides[-2] for array in rows],
         [array.strides[-2] for array in columns],
-        problem.kv_heads if is_over_keys else problem.heads,
+        row_heads,
         problem.head_group,
         math.prod(row_tiles),
+        math.prod(row_tiles) * row_heads * problem.batch,
+        reversed_planes,
+        rotation,
         problem.head_dim,
         problem.value_dim,
         scale,

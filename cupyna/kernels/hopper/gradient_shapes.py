@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..variant import Variant
-from .shapes import CONSUMER_ROWS
+from .shapes import Consumers
 
 __all__ = ["HOPPER_GRADIENT_SHAPES", "HopperGradientShape"]
 
@@ -14,12 +14,14 @@ _BLOCK_CHANNELS = 64
 _ROW_BYTES = 128
 _WINDOW_BYTES = 24
 _PLACE_BYTES = 20
-_TILE_BYTES = 3 * 28
+_PLAN_BYTES = 3 * 28 + 8 * 4 + 2 * 8
+_INTERVAL_BYTES = 8
+_STATISTICS_BYTES = 8
 _ALIGNMENT = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class HopperGradientShape:
+class HopperGradientShape(Consumers):
     """One way to divide a block's work: two consumers of 64 rows each.
 
     Parameters
@@ -32,6 +34,8 @@ class HopperGradientShape:
         Of one tile: of queries where rows are keys.
     stages : int
         Tiles of columns, of two arrays, in shared memory at a time.
+    row_buffers : int
+        Tiles of rows in shared memory at a time.
     sums_queries : bool
         Whether a pass over keys adds up dQ as well.
     """
@@ -40,39 +44,44 @@ class HopperGradientShape:
     head_dim: int
     columns: int
     stages: int
+    row_buffers: int = 1
     sums_queries: bool = False
 
     consumers = 2
 
     @property
-    def rows(self) -> int:
-        """Rows of one block."""
-        return CONSUMER_ROWS * self.consumers
-
-    @property
-    def threads(self) -> int:
-        """One warpgroup copies, the others compute."""
-        return 128 * (1 + self.consumers)
+    def multiplications(self) -> int:
+        """Products for each pair of a query and a key."""
+        if self.side == "query":
+            return 3
+        return 5 if self.sums_queries else 4
 
     @property
     def smem_bytes(self) -> int:
         """Shared memory of one block: ``Shared`` of the main loop."""
         blocks = -(-self.head_dim // _BLOCK_CHANNELS)
-        tiles = 2 * (self.rows + self.stages * self.columns) * blocks * _ROW_BYTES
+        rows = self.row_buffers * self.rows + self.stages * self.columns
+        tiles = 2 * rows * blocks * _ROW_BYTES
         query_blocks = -(-self.columns // 64)
         gradients = 2 * query_blocks * self.rows * _ROW_BYTES if self.sums_queries else 128
         sums = self.columns * self.head_dim * 4 if self.sums_queries else 16
         set_words = -(-self.columns // 128) * 4
-        statistics = self.stages * self.columns if self.side == "key" else 2
+        is_over_keys = self.side == "key"
+        statistics = self.stages * self.columns if is_over_keys else 2
+        plan = (
+            _PLAN_BYTES
+            + (self.rows + 2) * _INTERVAL_BYTES
+            + self.rows * _WINDOW_BYTES
+            + (1 if is_over_keys else self.rows) * _STATISTICS_BYTES
+        )
         tables = (
             (self.columns + 5) * set_words * 4
-            + statistics * 8
-            + self.rows * _WINDOW_BYTES
+            + statistics * _STATISTICS_BYTES
+            + 2 * plan
             + self.stages * _PLACE_BYTES
             + self.columns * 8
-            + _TILE_BYTES
-            + (2 + 2 * self.stages) * 16
-            + 128
+            + (3 + self.row_buffers + 2 * self.stages) * 16
+            + 256
         )
         return -(-(tiles + gradients + sums + tables) // _ALIGNMENT) * _ALIGNMENT
 
@@ -89,6 +98,7 @@ class HopperGradientShape:
                 ("HEAD_DIM", self.head_dim),
                 ("COLUMNS", self.columns),
                 ("STAGES", self.stages),
+                ("ROW_BUFFERS", self.row_buffers),
                 ("SUMS_QUERIES", int(self.sums_queries)),
             ),
             hopper=True,
@@ -96,12 +106,20 @@ class HopperGradientShape:
 
 
 HOPPER_GRADIENT_SHAPES = (
-    HopperGradientShape("key", 64, columns=64, stages=3, sums_queries=True),
+    HopperGradientShape("key", 32, columns=128, stages=2, sums_queries=True),
+    HopperGradientShape("key", 64, columns=64, stages=3, row_buffers=2, sums_queries=True),
     HopperGradientShape("key", 64, columns=128, stages=2, sums_queries=True),
+    HopperGradientShape("key", 96, columns=64, stages=2, sums_queries=True),
     HopperGradientShape("key", 128, columns=64, stages=2, sums_queries=True),
-    HopperGradientShape("key", 64, columns=96, stages=3),
+    HopperGradientShape("key", 32, columns=80, stages=4, row_buffers=2),
+    HopperGradientShape("key", 64, columns=80, stages=4, row_buffers=2),
+    HopperGradientShape("key", 64, columns=96, stages=3, row_buffers=2),
+    HopperGradientShape("key", 96, columns=64, stages=3),
     HopperGradientShape("key", 128, columns=64, stages=3),
-    HopperGradientShape("query", 64, columns=128, stages=3),
+    HopperGradientShape("query", 32, columns=128, stages=3, row_buffers=2),
+    HopperGradientShape("query", 64, columns=80, stages=4, row_buffers=2),
+    HopperGradientShape("query", 64, columns=128, stages=3, row_buffers=2),
+    HopperGradientShape("query", 96, columns=112, stages=2),
     HopperGradientShape("query", 128, columns=96, stages=2),
     HopperGradientShape("query", 128, columns=112, stages=2),
 )

@@ -12,7 +12,8 @@ from cupyna.problem import Problem
 
 from ..fused.params import axis_tiles
 from ..params import ARRAY, AXES, AXIS, axis_fields, row_fields, statistic_fields
-from .heuristics import HopperChoice
+from .costs import HopperChoice
+from .schedule import Schedule
 from .tensor_map import TENSOR_MAP, box_order, encode_boxes
 
 __all__ = ["HOPPER_PARAMS", "TILE", "aligned", "pack_hopper"]
@@ -23,7 +24,8 @@ TILE = np.dtype(
 )
 _COUNTS = (
     "split_axis", "box_order", "q_head_stride", "k_head_stride", "v_head_stride",
-    "heads", "head_group", "tiles", "items", "reversed_planes", "value_dim",
+    "heads", "head_group", "tiles", "items", "reversed_planes", "rotation", "takes_turns",
+    "value_dim",
 )  # fmt: skip
 _LOG2_E = math.log2(math.e)
 
@@ -62,9 +64,9 @@ def pack_hopper(
     v: DeviceArray,
     out: DeviceArray,
     lse: DeviceArray | None,
-    reversed_planes: int = 0,
+    grid: Schedule,
 ) -> np.ndarray[Any, Any]:
-    """One launch; `reversed_planes` as in :class:`~cupyna.kernels.hopper.schedule.Schedule`."""
+    """One launch."""
     order = box_order(problem)
     padding = AXES - problem.rank
     row_tiles = [
@@ -99,7 +101,9 @@ def pack_hopper(
         problem.head_group,
         tiles,
         tiles * problem.heads * problem.batch,
-        reversed_planes,
+        grid.reversed_planes,
+        grid.rotation,
+        int(grid.takes_turns),
         problem.value_dim,
         # A running maximum needs scores that grow with a positive factor.
         math.copysign(1.0, scale) if scale else 0.0,

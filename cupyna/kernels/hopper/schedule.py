@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from cupyna.problem import DeviceSpec, Problem
+from cupyna.tiles import TilePlan
 
-from .heuristics import HopperChoice, key_tile_us, tile_us
+from .costs import HopperChoice, key_tile_us, tile_us
 
-__all__ = ["Schedule", "schedule"]
+__all__ = ["Schedule", "balanced", "schedule"]
+
+FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 # What a tile takes longer in a block of its own.
 _BLOCK_US = 6.0
 
 # Tiles after which the busiest block is known well enough.
-_MOST_TILES = 1 << 20
+_MOST_TILES = 1 << 16
+
+# Orders that are tried, beside each head's tiles in the order of the one before.
+_ROTATIONS = (0, 1, 2, 3, 5, 7, 11)
+
+# Consumers that leave out more of each other's key tiles wait for turns that are not used.
+_MOST_SKIPPED = 0.25
+_LEAST_CHANNELS = 64
+_LEAST_KEY_TILES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The grid of a launch.
+    """The grid of a launch, and the order of the work in it.
 
     Parameters
     ----------
@@ -30,34 +42,83 @@ class Schedule:
         Each takes every n-th tile.
     reversed_planes : int
         Whether tiles of a head come last first: bit 0 for even heads of the batch, 1 for odd ones.
+    rotation : int
+        By how many tiles each head begins later than the one before.
+    takes_turns : bool
+        Whether consumers of a block queue their products one after the other.
+    imbalance : float
+        Expected time of the busiest multiprocessor beside the mean of all.
     """
 
     blocks: int
     reversed_planes: int = 0
+    rotation: int = 0
+    takes_turns: bool = False
+    imbalance: float = 1.0
 
 
 @lru_cache(maxsize=1024)
 def schedule(problem: Problem, choice: HopperChoice, device: DeviceSpec) -> Schedule:
     """One block for each multiprocessor, or one for each tile.
 
-    A persistent block takes every n-th tile and sets up once. Where windows are cut off by
-    causality, tiles differ, and the busiest block may keep all others waiting: taking every other
-    head backwards may balance them. If it does not, the hardware hands tiles out one by one, the
-    longest first, and each pays for a block of its own.
+    A persistent block takes every n-th tile and sets up once. Tiles at a border meet fewer keys
+    than others, and where windows are cut off by causality all differ: the busiest block may keep
+    all others waiting. Heads may begin at different tiles, and every other causal one may run
+    backwards, which balances them. Where it does not, the hardware hands causal tiles out one by
+    one, the longest first, and each pays for a block of its own.
     """
-    box_tiles = choice.plan(problem).box_tiles_of_each
+    times_us = tile_us() + choice.plan(problem).box_tiles_of_each * key_tile_us(choice.shape)
     planes = problem.batch * problem.heads
-    items, processors = planes * box_tiles.size, device.processors
-    if items <= processors or not any(problem.is_causal):
-        return Schedule(min(items, processors))
-    ahead = tile_us() + box_tiles * key_tile_us(choice.shape)
-    some = max(1, min(planes, _MOST_TILES // ahead.size))
-    waits = []
-    for odd in (ahead, ahead[::-1]):
-        times = np.concatenate([odd if plane % 2 else ahead for plane in range(some)])
-        of_blocks = np.bincount(np.arange(times.size) % processors, weights=times)
-        waits.append(float(of_blocks.max() - of_blocks.mean()) * planes / some)
-    apart = _BLOCK_US * items / processors + float(ahead.mean()) / 2
-    if min(waits) > apart:
-        return Schedule(items, reversed_planes=3)
-    return Schedule(processors, reversed_planes=0 if waits[0] <= waits[1] else 2)
+    found = balanced(times_us.ravel(), planes, device.processors, any(problem.is_causal))
+    return replace(found, takes_turns=_takes_turns(problem, choice))
+
+
+def balanced(times_us: FloatArray, planes: int, processors: int, is_causal: bool) -> Schedule:
+    """The grid for planes whose tiles take `times_us` each."""
+    items = planes * times_us.size
+    if items <= processors or (times_us == times_us[0]).all():
+        blocks = min(items, processors)
+        return Schedule(blocks, imbalance=-(-items // processors) * processors / items)
+    mean_us = float(times_us.mean()) * items / processors
+    some = max(1, min(planes, _MOST_TILES // times_us.size))
+    wait_us, reversed_planes, rotation = min(
+        (_wait_us(times_us, some, processors, reversed_planes, rotation), reversed_planes, rotation)
+        for reversed_planes in ((0, 2) if is_causal else (0,))
+        for rotation in _ROTATIONS
+        if rotation < times_us.size
+    )
+    wait_us *= planes / some
+    apart_us = _BLOCK_US * items / processors + float(times_us.mean()) / 2
+    if is_causal and wait_us > apart_us:
+        return Schedule(items, reversed_planes=3, imbalance=1 + apart_us / mean_us)
+    return Schedule(processors, reversed_planes, rotation, imbalance=1 + wait_us / mean_us)
+
+
+def _wait_us(
+    times_us: FloatArray, planes: int, processors: int, reversed_planes: int, rotation: int
+) -> float:
+    """How much longer the busiest block takes than all do on average."""
+    first = rotation * np.arange(planes)[:, None]
+    index = (np.arange(times_us.size) + first) % times_us.size
+    if reversed_planes & 2:
+        index[1::2] = (times_us.size - 1 - np.arange(times_us.size) + first[1::2]) % times_us.size
+    of_blocks = np.bincount(
+        np.arange(index.size) % processors, weights=times_us[index.ravel()], minlength=processors
+    )
+    return float(of_blocks.max() - of_blocks.mean())
+
+
+def _takes_turns(problem: Problem, choice: HopperChoice) -> bool:
+    """Whether one consumer's softmax should run beside the products of another.
+
+    Left alone, consumers drift into waiting for the tensor cores together. Turns pay where they
+    need the same key tiles, several of them, and products are most of the work.
+    """
+    if problem.rank > 1 and choice.shape.head_dim < _LEAST_CHANNELS:
+        return False
+    block = choice.plan(problem).counts
+    needed = TilePlan.of(problem, choice.consumer_tile, choice.key_tile).counts.computed_products
+    return (
+        block.box_tiles >= _LEAST_KEY_TILES * block.tiles
+        and needed >= (1 - _MOST_SKIPPED) * block.computed_products
+    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..variant import Variant
 
-__all__ = ["CONSUMER_ROWS", "HOPPER_SHAPES", "WARP_ROWS", "HopperShape"]
+__all__ = ["CONSUMER_ROWS", "HOPPER_SHAPES", "WARP_ROWS", "Consumers", "HopperShape"]
 
 CONSUMER_ROWS = 64
 WARP_ROWS = 16
@@ -19,8 +19,25 @@ _BARRIER_BYTES = 8
 _ALIGNMENT = 1024
 
 
+class Consumers:
+    """What follows from the number of warpgroups that compute, in both directions."""
+
+    __slots__ = ()
+    consumers: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of one block: queries, or keys."""
+        return CONSUMER_ROWS * self.consumers
+
+    @property
+    def threads(self) -> int:
+        """One warpgroup copies, the others compute."""
+        return 128 * (1 + self.consumers)
+
+
 @dataclass(frozen=True, slots=True)
-class HopperShape:
+class HopperShape(Consumers):
     """One way to divide a block's work.
 
     Parameters
@@ -39,16 +56,6 @@ class HopperShape:
     keys: int
     consumers: int
     stages: int
-
-    @property
-    def rows(self) -> int:
-        """Queries of one block."""
-        return CONSUMER_ROWS * self.consumers
-
-    @property
-    def threads(self) -> int:
-        """One warpgroup copies, the others compute."""
-        return 128 * (1 + self.consumers)
 
     @property
     def smem_bytes(self) -> int:
@@ -86,18 +93,18 @@ class HopperShape:
 
 
 # Each step of the walk costs some hundred clocks beside its products, so more keys are faster as
-# far as registers go; fewer keys cover small windows with less waste.
+# far as registers go; fewer keys cover small windows with less waste. Where a pair has few channels
+# its exponential bounds it: three consumers keep more of them under way.
 HOPPER_SHAPES = (
-    HopperShape(32, keys=128, consumers=2, stages=4),
+    HopperShape(32, keys=128, consumers=3, stages=4),
     HopperShape(64, keys=112, consumers=3, stages=4),
     HopperShape(64, keys=128, consumers=2, stages=4),
-    HopperShape(64, keys=176, consumers=2, stages=4),
+    HopperShape(64, keys=128, consumers=3, stages=4),
     HopperShape(96, keys=128, consumers=2, stages=2),
     HopperShape(128, keys=96, consumers=2, stages=3),
-    HopperShape(128, keys=112, consumers=2, stages=3),
     HopperShape(128, keys=128, consumers=2, stages=2),
     HopperShape(128, keys=160, consumers=2, stages=2),
     HopperShape(128, keys=176, consumers=2, stages=2),
-    HopperShape(192, keys=96, consumers=2, stages=2),
+    HopperShape(192, keys=112, consumers=2, stages=2),
     HopperShape(256, keys=64, consumers=2, stages=2),
 )

@@ -1,0 +1,124 @@
+"""What tiles of the fused forward on Hopper cost, by a model in clocks of one multiprocessor."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from cupyna.problem import DeviceSpec, Problem
+from cupyna.tiles import TilePlan
+
+from ..fused.heuristics import warp_tile
+from .shapes import WARP_ROWS, HopperShape
+from .tilings import block_tile
+
+__all__ = ["HopperChoice", "key_tile_us", "set_up_us", "tile_us", "time_us", "waves"]
+
+# Clocks of one multiprocessor: per multiplication of a pair's channel, per pair of softmax and of
+# mask, per key tile and per tile of a block. Fitted to 106 tilings of 26 problems measured on an
+# H200, with a root-mean-square error of 6 %.
+_MULTIPLY = 0.379e-3
+_SOFTMAX = 0.0282
+_MASK = 0.0298
+_KEY_TILE = 835.0
+_TILE = 5490.0
+# A mask of more keys has two words.
+_LONG_MASK = 0.0507
+_KEYS_OF_WORD = 128
+# A pair's exponential alone, where channels are few.
+_LEAST_PAIR = 0.071
+_CLOCKS_PER_US = 1700.0
+
+# Of a launch: a block sets up barriers and tables before its first tile.
+_SET_UP_US = 10.0
+
+# Share of the work that a consumer leaves out which its block saves: the others still need it.
+_SKIPPED = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class HopperChoice:
+    """A compiled shape with the tiles it runs.
+
+    Parameters
+    ----------
+    shape : HopperShape
+        The variant.
+    consumer_tile, key_tile : tuple of int
+        Extents along each axis: of the queries of one consumer, and of keys.
+    split_axis : int
+        The axis along which the tiles of consumers are neighbors.
+    time_us : float
+        Expected time.
+    """
+
+    shape: HopperShape
+    consumer_tile: tuple[int, ...]
+    key_tile: tuple[int, ...]
+    split_axis: int
+    time_us: float
+
+    @property
+    def row_tile(self) -> tuple[int, ...]:
+        """Queries of one block."""
+        return block_tile(self.consumer_tile, self.split_axis, self.shape.consumers)
+
+    def plan(self, problem: Problem) -> TilePlan:
+        """The walk of every block."""
+        return TilePlan.of(problem, self.row_tile, self.key_tile)
+
+
+def key_tile_us(shape: HopperShape) -> float:
+    """Expected time of one key tile that is not masked."""
+    return (shape.rows * shape.keys * _pair(shape) + _KEY_TILE) / _CLOCKS_PER_US
+
+
+def tile_us() -> float:
+    """Expected time of a tile of queries beside its key tiles."""
+    return _TILE / _CLOCKS_PER_US
+
+
+def set_up_us() -> float:
+    """Expected time before a launch's first tile."""
+    return _SET_UP_US
+
+
+def waves(items: int, device: DeviceSpec) -> float:
+    """What whole tiles for every multiprocessor add: the busiest one's share beside the mean."""
+    return -(-items // device.processors) * device.processors / items
+
+
+def time_us(
+    problem: Problem,
+    device: DeviceSpec,
+    shape: HopperShape,
+    row_tile: tuple[int, ...],
+    consumer_tile: tuple[int, ...],
+    key_tile: tuple[int, ...],
+) -> float:
+    """Expected time of a launch whose tiles are alike."""
+    block = TilePlan.of(problem, row_tile, key_tile).counts
+    consumer = TilePlan.of(problem, consumer_tile, key_tile).counts
+    warp = TilePlan.of(problem, warp_tile(consumer_tile, WARP_ROWS), key_tile).counts
+    padding = shape.keys / math.prod(key_tile)
+    products = padding * (
+        (1 - _SKIPPED) * block.computed_products + _SKIPPED * consumer.computed_products
+    )
+    dense = warp.dense_products if padding == 1 else 0
+    clocks = (
+        products * _pair(shape)
+        + max(0.0, padding * consumer.computed_products - dense) * _mask(shape)
+        + block.box_tiles * _KEY_TILE
+        + block.tiles * _TILE
+    )
+    planes = problem.batch * problem.heads
+    of_all = clocks * planes * waves(planes * block.tiles, device)
+    return _SET_UP_US + of_all / device.processors / _CLOCKS_PER_US
+
+
+def _mask(shape: HopperShape) -> float:
+    return _MASK if shape.keys <= _KEYS_OF_WORD else _LONG_MASK
+
+
+def _pair(shape: HopperShape) -> float:
+    return max(2 * shape.head_dim * _MULTIPLY + _SOFTMAX, _LEAST_PAIR)
