@@ -1,5 +1,5 @@
 // Single arithmetic instructions that CUDA C++ has no exact name for.
-// PTX ISA: ex2.approx.ftz.f32.
+// PTX ISA: ex2.approx.ftz.f32, rcp.approx.ftz.f32.
 #pragma once
 
 namespace cupyna::ptx {
@@ -8,6 +8,13 @@ namespace cupyna::ptx {
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// 1 / x to within one unit of the last place.
+__device__ __forceinline__ float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 

@@ -13,6 +13,7 @@ from .gemm.shapes import gemm_variants
 from .hopper.gradient_shapes import HOPPER_GRADIENT_SHAPES
 from .hopper.shapes import HOPPER_SHAPES
 from .variant import ARCHITECTURES, Variant
+from .window.ring_shapes import WINDOW_RING_SHAPES
 from .window.shapes import WINDOW_FORWARD_SHAPES, WINDOW_GRADIENT_SHAPES
 
 __all__ = ["VARIANTS", "Target", "Variant", "targets", "variant_of"]
@@ -68,6 +69,8 @@ def _window() -> Iterator[Variant]:
     for dtype in ("float16", "bfloat16"):
         for shape in (*WINDOW_FORWARD_SHAPES, *WINDOW_GRADIENT_SHAPES):
             yield shape.row(dtype)
+        for ring in WINDOW_RING_SHAPES:
+            yield ring.variant(dtype)
 
 
 def _copies() -> Iterator[Variant]:

@@ -17,9 +17,13 @@ from cupyna.backends.padded import CudaPadded
 from cupyna.execution import Backend, Execution
 from cupyna.kernels import launch, loader
 from cupyna.kernels.fused import heuristics
+from cupyna.kernels.hopper import tensor_map
 from cupyna.kernels.window import costs
+from cupyna.kernels.window.launches import launch_window_ring
+from cupyna.kernels.window.ring_costs import WindowRingChoice, window_ring_choices
+from cupyna.kernels.window.ring_shapes import WINDOW_RING_SHAPES
 from cupyna.kernels.window.shapes import WINDOW_FORWARD_SHAPES, WINDOW_GRADIENT_SHAPES
-from cupyna.problem import Operation, Problem
+from cupyna.problem import DeviceSpec, Operation, Problem
 from cupyna.testing import (
     Inputs,
     expected_backward,
@@ -29,6 +33,7 @@ from cupyna.testing import (
 )
 from cupyna.testing.cases import small_problems
 
+from . import boxes
 from .emulator import H200, Emulator, Memory, described, execution
 
 BACKENDS: dict[str, tuple[Backend, tuple[str, ...]]] = {
@@ -144,6 +149,59 @@ def test_small_windows(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> Non
         free = replace(choice, time_us=0.0)
         monkeypatch.setattr(costs, "window_forward_choice", lambda *_, free=free: free)
         check_forward(BACKENDS["fused"][0], problem)
+
+
+def ring_problems() -> list[object]:
+    """What the ring serves among the small problems, and some that fill it."""
+    plain = dict(small_problems(("float16", "bfloat16")))
+    for dtype in ("float16", "bfloat16"):
+        flat, cube = ((1, 1), (1, 1), (False,) * 2), ((1,) * 3, (1,) * 3, (False,) * 3)
+        plain |= {
+            f"2d-shared-heads-{dtype}": Problem(
+                2, (40, 33), 4, 2, 64, 40, dtype, (5, 8), (1, 3), (2, 1), (False, True)
+            ),
+            f"2d-many-{dtype}": Problem(2, (41, 30), 2, 2, 64, 64, dtype, (13, 13), *flat),
+            f"2d-dilated-{dtype}": Problem(
+                1, (33, 38), 2, 2, 32, 32, dtype, (7, 7), (1, 1), (3, 4), (False, False)
+            ),
+            f"3d-batch-{dtype}": Problem(2, (9, 10, 11), 2, 2, 32, 32, dtype, (5, 5, 5), *cube),
+            f"3d-flat-{dtype}": Problem(1, (6, 10, 11), 2, 2, 64, 64, dtype, (3, 3, 3), *cube),
+            f"3d-causal-{dtype}": Problem(
+                1, (6, 10, 9), 2, 2, 32, 24, dtype,
+                (3, 2, 5), (2, 1, 3), (1, 2, 1), (True, False, True),
+            ),
+        }  # fmt: skip
+    return [
+        pytest.param(problem, id=name)
+        for name, problem in plain.items()
+        if any(window_ring_choices(problem, H200))
+    ]
+
+
+@pytest.mark.parametrize("problem", ring_problems())
+def test_small_windows_through_a_ring(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few multiprocessors, so a block goes through several tiles, and every compiled shape."""
+    monkeypatch.setattr(tensor_map, "_encode", boxes.encode)
+    device = replace(H200, processors=3)
+    found = sorted(window_ring_choices(problem, device), key=lambda one: one.time_us)
+    for shape in WINDOW_RING_SHAPES:
+        choices = [one for one in found if one.shape == shape]
+        for choice in choices[:: max(1, len(choices) // 3)]:
+            check_ring(problem, device, choice)
+
+
+def check_ring(problem: Problem, device: DeviceSpec, choice: WindowRingChoice) -> None:
+    given, memory = inputs(problem), Memory()
+    q, k, v = (described(memory.put(array)) for array in (given.q, given.k, given.v))
+    shape = (problem.batch, *problem.spatial, problem.heads)
+    out = memory.empty((*shape, problem.value_dim), host_dtype(problem.dtype))
+    lse = memory.empty(shape, host_dtype(problem.accumulator))
+    launch_window_ring(
+        problem, given.scale, choice, device, 0, q, k, v, described(out), described(lse)
+    )
+    expected = expected_forward(problem, given, weights=problem.dtype)
+    expected["out"].check(out)
+    expected["lse"].check(lse)
 
 
 SMALL_WINDOWS_BACKWARD = [

@@ -37,7 +37,8 @@ MOST_DILATION = 8
 # Values of CUtensorMapDataType and of the other enumerations that cuTensorMapEncodeTiled takes.
 _DATA_TYPE = {"float16": 6, "bfloat16": 9}
 _INTERLEAVE_NONE = 0
-_SWIZZLE_128B = 3
+# The swizzle of a row, by its channels.
+_SWIZZLE = {32: 2, 64: 3}
 _L2_PROMOTION_256B = 3
 _FILL_ZEROS = 0
 _ITEM_BYTES = 2
@@ -64,9 +65,13 @@ def most_tokens(dilation: int) -> int:
 
 
 def encode_boxes(
-    array: DeviceArray, order: BoxOrder, tile: tuple[int, ...], dilation: tuple[int, ...]
+    array: DeviceArray,
+    order: BoxOrder,
+    tile: tuple[int, ...],
+    dilation: tuple[int, ...],
+    box_channels: int = BLOCK_CHANNELS,
 ) -> bytes:
-    """Describe boxes of 64 channels of one head and a tile of tokens.
+    """Describe boxes of some channels of one head and a tile of tokens.
 
     Parameters
     ----------
@@ -77,6 +82,8 @@ def encode_boxes(
         Tokens along each spatial axis.
     dilation : tuple of int
         Distance between them.
+    box_channels : {64, 32}
+        Channels of a box; its rows lie under the swizzle of their length.
 
     Returns
     -------
@@ -98,9 +105,9 @@ def encode_boxes(
     entries = (batch, batch_step, 1, 1)
     if order == BoxOrder.HEADS_FOLDED:
         folded = (heads - 1) * head_step + channels
-        axes = [(folded, 1, BLOCK_CHANNELS, 1), *tokens, entries]
+        axes = [(folded, 1, box_channels, 1), *tokens, entries]
     else:
-        axes = [(channels, 1, BLOCK_CHANNELS, 1), (heads, head_step, 1, 1), *tokens]
+        axes = [(channels, 1, box_channels, 1), (heads, head_step, 1, 1), *tokens]
         missing = (1, 1, 1, 1)
         axes += [missing] * (4 - len(axes))
         if order == BoxOrder.BATCH_OUTERMOST:
@@ -162,7 +169,7 @@ def _encode(pointer: int, dtype: str, axes: tuple[tuple[int, int, int, int], ...
         (ctypes.c_uint32 * rank)(*boxes),
         (ctypes.c_uint32 * rank)(*gaps),
         _INTERLEAVE_NONE,
-        _SWIZZLE_128B,
+        _SWIZZLE[boxes[0]],
         _L2_PROMOTION_256B,
         _FILL_ZEROS,
     )

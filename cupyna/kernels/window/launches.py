@@ -13,8 +13,10 @@ from .. import launch, loader
 from ..fused.params import Gradients
 from .costs import WindowChoice
 from .params import pack_window, pack_window_gradient
+from .ring_costs import WindowRingChoice
+from .ring_params import pack_window_ring
 
-__all__ = ["launch_window_forward", "launch_window_gradient"]
+__all__ = ["launch_window_forward", "launch_window_gradient", "launch_window_ring"]
 
 
 def launch_window_forward(
@@ -32,6 +34,30 @@ def launch_window_forward(
     """Queue forward on a device's stream."""
     params = pack_window(problem, scale, chosen, q, k, v, out, lse)
     _launch(problem, chosen, device, stream, params)
+
+
+def launch_window_ring(
+    problem: Problem,
+    scale: float,
+    chosen: WindowRingChoice,
+    device: DeviceSpec,
+    stream: int,
+    q: DeviceArray,
+    k: DeviceArray,
+    v: DeviceArray,
+    out: DeviceArray,
+    lse: DeviceArray | None,
+) -> None:
+    """Queue forward by a ring of slices on a Hopper GPU's stream."""
+    params = pack_window_ring(problem, scale, chosen, q, k, v, out, lse)
+    launch.launch(
+        loader.load(chosen.shape.variant(problem.dtype), device.index),
+        (min(chosen.works(problem), device.processors),),
+        (chosen.shape.threads,),
+        chosen.shape.smem_bytes,
+        stream,
+        params,
+    )
 
 
 def launch_window_gradient(

@@ -174,6 +174,9 @@ inline bool __all_sync(unsigned mask, bool value) { return !__any_sync(mask, !va
 inline int __reduce_min_sync(unsigned, int value) {
   return emulation::reduce(value, [](int a, int b) { return std::min(a, b); });
 }
+inline unsigned __reduce_and_sync(unsigned, unsigned value) {
+  return emulation::reduce(value, [](unsigned a, unsigned b) { return a & b; });
+}
 inline int __reduce_max_sync(unsigned, int value) {
   return emulation::reduce(value, [](int a, int b) { return std::max(a, b); });
 }

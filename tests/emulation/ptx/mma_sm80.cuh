@@ -50,6 +50,13 @@ void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b
   });
 }
 
+template <typename T>
+void mma_m16n8k16_onto(float (&d)[4], const float (&c)[4], const unsigned (&a)[4], unsigned b0,
+                       unsigned b1) {
+  for (int i = 0; i < 4; ++i) d[i] = c[i];
+  mma_m16n8k16<T>(d, a, b0, b1);
+}
+
 // Of a number the product reads what TF32 holds.
 inline float cut_to_tf32(unsigned bits) { return __uint_as_float(bits & 0xffffe000u); }
 
