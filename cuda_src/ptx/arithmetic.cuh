@@ -1,5 +1,5 @@
 // Single arithmetic instructions that CUDA C++ has no exact name for.
-// PTX ISA: ex2.approx.ftz.f32, rcp.approx.ftz.f32.
+// PTX ISA: ex2.approx.ftz.f32, lg2.approx.ftz.f32, rcp.approx.ftz.f32.
 #pragma once
 
 namespace cupyna::ptx {
@@ -8,6 +8,13 @@ namespace cupyna::ptx {
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// The logarithm to base 2; error below 2^-22, absolute near 1 and else relative.
+__device__ __forceinline__ float log2_approx(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 

@@ -52,13 +52,9 @@ struct WindowForwardSm90 : WindowRingSm90<kHeadDim, kConsumers> {
     int head;
   };
 
-  // One or two tiles of a warp, with the lines that rows see.
+  // The lines of a box that the rows of one or two tiles see.
   struct Item {
-    int begin;                  // first slice of its box, counted from the work's
-    int corner;                 // tokens of a slice before the box's
-    int lines;
     int tile_lines[kTiles][2];  // that some row of a tile may see
-    Bits full[kTiles];          // seen by all rows of a tile
     Bits seen[kTiles][2];       // by this thread's rows
     float ends[2][kLine / 8][2];
   };
@@ -80,12 +76,13 @@ struct WindowForwardSm90 : WindowRingSm90<kHeadDim, kConsumers> {
   struct Turn {
     int step, in_step;
 
-    __device__ __forceinline__ void advance(const RingWork& work, int tiles) {
-      in_step += tiles;
-      while (in_step >= work.of_step) {
-        in_step -= work.of_step;
-        ++step;
+    __device__ __forceinline__ Turn after(const RingWork& work, int tiles) const {
+      Turn next{step, in_step + tiles};
+      while (next.in_step >= work.of_step) {
+        next.in_step -= work.of_step;
+        ++next.step;
       }
+      return next;
     }
   };
 
@@ -135,36 +132,36 @@ struct WindowForwardSm90 : WindowRingSm90<kHeadDim, kConsumers> {
     Reader reader{Ring::fixed(), params.stages, lane};
     int first = warp;
 #pragma unroll 1
-    for (unsigned i = blockIdx.x; i < params.works; i += gridDim.x) {
-      RingWork& work = Ring::place(i);
+    for (unsigned index = blockIdx.x; index < params.works;) {
+      RingWork& work = Ring::place(index);
       count(work);
-      Turn turn{0, 0};
-      turn.advance(work, first);
+      Turn turn = Turn{0, 0}.after(work, first);
       Chunks chunks;
       if (turn.step < work.steps) fetch_queries(chunks, work, spot_of(work, turn));
 #pragma unroll 1
       while (turn.step < work.steps) {
-        const Item item = item_of(work, spot_of(work, turn));
         Queries queries;
         turn_queries(queries, chunks);
         Sums sums = {};
         LazyRow rows[kTiles][2];
-        Turn next = turn;
-        next.advance(work, kConsumers);
-        attend(sums, rows, queries, item, reader, first_stage(work, next.step));
+        attend(sums, rows, queries, work, turn, reader);
         // The next queries come while these rows leave.
-        if (next.step < work.steps) fetch_queries(chunks, work, spot_of(work, next));
-        const Spot spot = spot_of(work, turn);
+        const Turn done{work.step, work.in_step};
+        turn = done.after(work, kConsumers);
+        if (turn.step < work.steps) fetch_queries(chunks, work, spot_of(work, turn));
+        const Spot spot = spot_of(work, done);
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) store(work, spot, tile, sums[tile], rows[tile]);
-        turn = next;
       }
       first = turn.in_step + (turn.step - work.steps) * work.of_step;
       reader.end_work(work.stages(params.slices_log2));
+      index = work.index + gridDim.x;
     }
   }
 
-  __device__ __forceinline__ Item item_of(const RingWork& work, const Spot& spot) const {
+  // Finds what the rows of a tile see, and lays down where the lines of its box begin.
+  __device__ __forceinline__ Item item_of(RingWork& work, const Turn& turn, Reader& reader) const {
+    const Spot spot = spot_of(work, turn);
     Item item;
     // A lane for each position along each axis; positions past the end repeat the last one.
     const int of_x = kTiles << Ring::log2_of(0), past_y = of_x + (1 << Ring::log2_of(1));
@@ -186,19 +183,18 @@ struct WindowForwardSm90 : WindowRingSm90<kHeadDim, kConsumers> {
     const WindowRingAxis& z = params.tile[2];
     const int corner_y = min_of(interval(of_x).begin, y.box - y.lines);
     const int corner_z = min_of(interval(past_y).begin, z.box - kLine);
-    item.corner = corner_y * z.box + corner_z;
-    item.begin = interval(0).begin;
+    const int first_slice = interval(0).begin;
     int end = 0;
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
       const int first = tile << Ring::log2_of(0), last = first + (1 << Ring::log2_of(0)) - 1;
       const int begin = interval(first).begin, past = interval(last).end;
       const bool is_real = spot.at.x + first < work.own[0].end;
-      item.tile_lines[tile][0] = (begin - item.begin) * y.lines;
-      item.tile_lines[tile][1] = is_real ? (past - item.begin) * y.lines : 0;
+      item.tile_lines[tile][0] = (begin - first_slice) * y.lines;
+      item.tile_lines[tile][1] = is_real ? (past - first_slice) * y.lines : 0;
       end = max_of(end, past);
     }
-    item.lines = (end - item.begin) * y.lines;
+    const int lines = (end - first_slice) * y.lines;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const Coordinate row = Ring::row_at(lane / 4 + 8 * half);
@@ -215,13 +211,27 @@ struct WindowForwardSm90 : WindowRingSm90<kHeadDim, kConsumers> {
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
         const Interval along_x = interval((tile << Ring::log2_of(0)) + row.x);
-        item.seen[tile][half] = lines_of(along_x, item.begin, of_slice, y.lines);
+        item.seen[tile][half] = lines_of(along_x, first_slice, of_slice, y.lines);
       }
     }
+    Bits full[kTiles];
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      item.full[tile] = of_all_lanes(item.seen[tile][0] & item.seen[tile][1]);
+      full[tile] = of_all_lanes(item.seen[tile][0] & item.seen[tile][1]);
     }
+    const int stages = first_slice >> params.slices_log2;
+    reader.release_to(stages);
+    const int place = ((reader.released_place - stages) << params.slices_log2) + first_slice;
+    lay_lines(place, corner_y * z.box + corner_z, lines);
+    if (lane == 0) {
+      work.step = turn.step;
+      work.in_step = turn.in_step;
+      for (int tile = 0; tile < kTiles; ++tile) work.full[tile] = full[tile];
+      work.begin = first_slice;
+      work.lines = lines;
+      work.keep = first_stage(work, turn.after(work, kConsumers).step);
+    }
+    __syncwarp();
     return item;
   }
 
@@ -244,17 +254,14 @@ struct WindowForwardSm90 : WindowRingSm90<kHeadDim, kConsumers> {
   }
 
   __device__ __forceinline__ void attend(Sums& sums, LazyRow (&rows)[kTiles][2],
-                                         const Queries& queries, const Item& item, Reader& reader,
-                                         int keep) const {
-    const int stages = item.begin >> params.slices_log2;
-    reader.release_to(stages);
-    const int slice =
-        ((reader.released_place - stages) << params.slices_log2) + item.begin;
+                                         const Queries& queries, RingWork& work, const Turn& turn,
+                                         Reader& reader) const {
+    const Item item = item_of(work, turn, reader);
 #pragma unroll 1
-    for (int line = 0; line < item.lines; line += kLines) {
-      const int last = min_of(line + kLines, item.lines) - 1;
+    for (int line = 0; line < work.lines; line += kLines) {
+      const int last = min_of(line + kLines, work.lines) - 1;
       // The last slice of a step may go on in the next one.
-      const int slice_of_last = item.begin + static_cast<int>(Ring::fixed().lines[last] >> 16);
+      const int slice_of_last = work.begin + static_cast<int>(Ring::fixed().lines[last] >> 16);
       const int reached = slice_of_last >> params.slices_log2;
       reader.await_to(reached + 1);
       bool is_met[2];
@@ -264,36 +271,46 @@ struct WindowForwardSm90 : WindowRingSm90<kHeadDim, kConsumers> {
                        line < item.tile_lines[tile % kTiles][1];
       }
       if (kTiles == 1 || !is_met[1]) {
-        take<1>(sums, rows, queries, item, slice, line);
+        take<1>(sums, rows, queries, item, line);
       } else if (!is_met[0]) {
-        take<2>(sums, rows, queries, item, slice, line);
+        take<2>(sums, rows, queries, item, line);
       } else {
-        take<3>(sums, rows, queries, item, slice, line);
+        take<3>(sums, rows, queries, item, line);
       }
-      reader.release_to(min_of(reached, keep));
+      reader.release_to(min_of(reached, work.keep));
     }
   }
 
-  // Shared memory's token at a line of the box, for a lane that reads one at `along` of it.
-  __device__ __forceinline__ int token_at(const Item& item, int slice, int line, int along) const {
-    const unsigned entry = Ring::fixed().lines[min_of(line, item.lines - 1)];
-    int at = slice + static_cast<int>(entry >> 16);
+  // Lays down where the lines of a box begin; those that pad the last step repeat the last one.
+  __device__ __forceinline__ void lay_lines(int slice, int corner, int lines) const {
     const int slices = params.stages << params.slices_log2;
-    if (at >= slices) at -= slices;
-    return at * Ring::slice_tokens() + item.corner + static_cast<int>(entry & 0xffffu) + along;
+    __syncwarp();  // the last box is done with
+    for (int i = lane; i < params.line_entries; i += 32) {
+      const unsigned entry = Ring::fixed().lines[min_of(i, lines - 1)];
+      int at = slice + static_cast<int>(entry >> 16);
+      if (at >= slices) at -= slices;
+      const int token = at * Ring::slice_tokens() + corner + static_cast<int>(entry & 0xffffu);
+      Ring::fixed().begins[warp][i] = token * Ring::kRowBytes;
+    }
+  }
+
+  // The place of a lane's chunk: of a token's first two, a number of bytes from a line's begin.
+  static __device__ __forceinline__ unsigned place_of(unsigned line, unsigned along, int chunk) {
+    const unsigned token = line + along;
+    return token ^ (token / 128 % (Ring::kRowBytes / 16) ^ chunk) * 16;
   }
 
   // One step, for the tiles of kMask.
   template <int kMask>
   __device__ __forceinline__ void take(Sums& sums, LazyRow (&rows)[kTiles][2],
-                                       const Queries& queries, const Item& item, int slice,
-                                       int line) const {
+                                       const Queries& queries, const Item& item, int line) const {
+    const unsigned long long(&full)[2] = Ring::fixed().works[warp].full;
     Scores scores;
-    multiply_keys<kMask>(scores, queries, item, slice, line);
+    multiply_keys<kMask>(scores, queries, item, line);
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
       if (!(kMask >> tile & 1)) continue;
-      if ((item.full[tile] >> line & kAll) == kAll) continue;
+      if ((Bits(full[tile]) >> line & kAll) == kAll) continue;
 #pragma unroll
       for (int n = 0; n < kSlots / 8; ++n) {
 #pragma unroll
@@ -304,20 +321,20 @@ struct WindowForwardSm90 : WindowRingSm90<kHeadDim, kConsumers> {
       }
     }
     raise<kMask>(sums, rows, scores);
-    multiply_values<kMask>(sums, rows, scores, item, slice, line);
+    multiply_values<kMask>(sums, rows, scores, line);
   }
 
   template <int kMask>
   __device__ __forceinline__ void multiply_keys(Scores& scores, const Queries& queries,
-                                                const Item& item, int slice, int line) const {
+                                                const Item& item, int line) const {
     // Keys 0-7 and 8-15, each with the lower and the upper 8 channels.
+    const unsigned* begins = Ring::fixed().begins[warp] + line + (kLine == 16 ? 0 : lane / 16);
+    const unsigned along =
+        Ring::keys() + (kLine == 16 ? lane / 16 * 8 + lane % 8 : lane % 8) * Ring::kRowBytes;
     unsigned places[kSlots / 16];
 #pragma unroll
     for (int i = 0; i < kSlots / 16; ++i) {
-      const int of_line = kLine == 16 ? i : 2 * i + lane / 16;
-      const int along = kLine == 16 ? lane / 16 * 8 + lane % 8 : lane % 8;
-      places[i] = Ring::keys() +
-                  Place::offset(token_at(item, slice, line + of_line, along), lane / 8 % 2);
+      places[i] = place_of(begins[i * 16 / kLine], along, lane / 8 % 2);
     }
 #pragma unroll
     for (int depth = 0; depth < kDepths; ++depth) {
@@ -384,16 +401,14 @@ struct WindowForwardSm90 : WindowRingSm90<kHeadDim, kConsumers> {
   // Scores become weights just before the product in which they meet the values.
   template <int kMask>
   __device__ __forceinline__ void multiply_values(Sums& sums, LazyRow (&rows)[kTiles][2],
-                                                  Scores& scores, const Item& item, int slice,
-                                                  int line) const {
+                                                  Scores& scores, int line) const {
+    // Both eights of keys with the lower 8 channels, then with the upper.
+    const unsigned* begins = Ring::fixed().begins[warp] + line + (kLine == 16 ? 0 : lane / 8 % 2);
+    const unsigned along =
+        Ring::values() + (kLine == 16 ? lane % 16 : lane % 8) * Ring::kRowBytes;
 #pragma unroll
     for (int i = 0; i < kSlots / 16; ++i) {
-      // Both eights of keys with the lower 8 channels, then with the upper.
-      const int of_line = kLine == 16 ? i : 2 * i + lane / 8 % 2;
-      const int along = kLine == 16 ? lane % 16 : lane % 8;
-      const unsigned place =
-          Ring::values() +
-          Place::offset(token_at(item, slice, line + of_line, along), lane / 16);
+      const unsigned place = place_of(begins[i * 16 / kLine], along, lane / 16);
       unsigned weights[kTiles][4];
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
@@ -511,7 +526,7 @@ struct WindowForwardSm90 : WindowRingSm90<kHeadDim, kConsumers> {
       if (params.lse.data != nullptr && exists && lane % 4 == 0) {
         static_cast<float*>(
             params.lse.data)[offset_of(params.lse, work, spot, tile) + Ring::step(params.lse, row)] =
-            (rows[half].shift + log2f(sum)) * kLn2;
+            (rows[half].shift + ptx::log2_approx(sum)) * kLn2;
       }
     }
   }

@@ -25,10 +25,15 @@ struct RingWork {
   AxisTile own[kAxes];
   Line line[kAxes];
   int head, batch;  // of the keys
+  unsigned index;
   // Of a warp's tiles: along the last two axes, steps along the first, and in each the tiles of all
   // heads that share keys.
   int along_y, along_z, steps, of_step;
   float per_y, per_z;  // 1 / along_y, 1 / along_z
+  // What the warp is at, here because registers are short: its tile, and of the tile's box the
+  // first slice and the lines; and the first stage that the warp's next tile needs.
+  int step, in_step, begin, lines, keep;
+  unsigned long long full[2];  // lines that all rows of a tile see
 
   // Stages that it fills.
   __device__ __forceinline__ int stages(int slices_log2) const {
@@ -50,9 +55,11 @@ struct WindowRingSm90 {
     Gate gates[kMostStages];
     Row rows[16];
     unsigned lines[kMostLines];        // slice << 16 | tokens inside it
-    RingWork works[kConsumers + 1];  // each warp's own
+    RingWork works[kConsumers + 1];    // each warp's own
+    // Where the lines of a warp's box begin, in bytes of the ring.
+    unsigned begins[kConsumers][kMostLines];
   };
-  static constexpr int kFixedBytes = 5120;
+  static constexpr int kFixedBytes = 10240;
   static_assert(sizeof(Fixed) <= kFixedBytes, "the host knows the size");
 
   const WindowRingParams& params;
@@ -114,7 +121,10 @@ struct WindowRingSm90 {
     __syncwarp();
     if (lane <= kAxes) {
       unsigned rest = index / params.kv_heads;
-      if (lane == kAxes) work.head = index - rest * params.kv_heads;
+      if (lane == kAxes) {
+        work.index = index;
+        work.head = index - rest * params.kv_heads;
+      }
       for (int axis = kAxes - 1; axis > lane; --axis) rest /= params.tile[axis].row_tiles;
       if (lane == kAxes) {
         for (int axis = kAxes - 1; axis >= 0; --axis) rest /= params.tile[axis].row_tiles;

@@ -10,7 +10,7 @@ from ..variant import Variant
 
 __all__ = ["WINDOW_RING_SHAPES", "WindowRingShape"]
 
-_FIXED_BYTES = 5120
+_FIXED_BYTES = 10240
 _SMEM_BYTES = 227 * 1024
 _REPEAT_BYTES = 1024  # after which a swizzle repeats
 _MOST_STAGES = 64
@@ -97,5 +97,6 @@ WINDOW_RING_SHAPES = (
     WindowRingShape(64, line=8, tiles=1, slots=64, consumers=11),
     WindowRingShape(64, line=16, tiles=1, slots=64, consumers=11),
     WindowRingShape(64, line=16, tiles=1, slots=32, consumers=11),
+    WindowRingShape(64, line=16, tiles=1, slots=32, consumers=15),
     WindowRingShape(64, line=16, tiles=2, slots=32, consumers=7),
 )

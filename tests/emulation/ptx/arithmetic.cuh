@@ -6,6 +6,7 @@
 namespace cupyna::ptx {
 
 inline float exp2_approx(float x) { return std::exp2(x); }
+inline float log2_approx(float x) { return std::log2(x); }
 inline float reciprocal_approx(float x) { return 1.f / x; }
 inline unsigned lane_id() { return threadIdx.x % emulation::kWarp; }
 inline unsigned computed_here(unsigned x) { return x; }
