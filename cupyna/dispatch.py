@@ -13,7 +13,7 @@ __all__ = ["Candidate", "backends", "candidates", "select"]
 
 # Backends of a GPU that neither store weights nor copy arrays. Where they apply others are rarely
 # faster; one has to be expected to be by so much, as models err and weights take memory.
-_DIRECT = 2
+_DIRECT = 3
 _CLEARLY_FASTER = 0.65
 _LEAST_GAIN_US = 10.0
 
@@ -49,10 +49,12 @@ def backends(kind: str) -> tuple[Backend, ...]:
     from .backends.fused import CudaFused
     from .backends.gemm import CudaGemm
     from .backends.hopper import CudaHopper
+    from .backends.hopper_window import CudaHopperWindow
     from .backends.naive import CudaNaive
     from .backends.padded import CudaPadded
 
-    return (CudaHopper(), CudaFused(), CudaPadded(), CudaGemm(), CudaNaive())
+    direct = (CudaHopperWindow(), CudaHopper(), CudaFused())
+    return (*direct, CudaPadded(), CudaGemm(), CudaNaive())
 
 
 def select(

@@ -7,8 +7,8 @@
 
 namespace cupyna {
 
-// The axes are in the kernel's order: the one that keys are streamed along comes first. Grids of two
-// axes have one of length one between them.
+// The axes are in the kernel's order: the one that keys are streamed along comes first. Grids of
+// two axes have one of length one between them.
 struct WindowRingAxis {
   int warp_extent_log2;  // queries of a warp's tile
   int row_extent;        // of a block's

@@ -1,8 +1,8 @@
 // Entry point of the fused forward for small windows on Hopper.
 #include "../mainloop/window/forward_sm90.cuh"
 
-using Forward = cupyna::WindowForwardSm90<CUPYNA_DTYPE, CUPYNA_HEAD_DIM, CUPYNA_LINE, CUPYNA_TILES,
-                                          CUPYNA_SLOTS, CUPYNA_CONSUMERS>;
+using Forward = cupyna::WindowForwardSm90<CUPYNA_DTYPE, CUPYNA_HEAD_DIM, CUPYNA_LINE, CUPYNA_SLOTS,
+                                          CUPYNA_CONSUMERS>;
 static_assert(Forward::kThreads == CUPYNA_THREADS, "the manifest knows the threads");
 
 extern "C" __global__ void __launch_bounds__(CUPYNA_THREADS, 1)

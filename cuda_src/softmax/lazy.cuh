@@ -18,7 +18,8 @@ struct LazyRow {
     return largest * scale_log2 - shift > kMost;
   }
 
-  // Takes the largest score of the thread's columns. Returns the factor of everything summed so far.
+  // Takes the largest score of the thread's columns. Returns the factor of everything summed so
+  // far.
   __device__ __forceinline__ float raise(float largest, float scale_log2) {
     const float before = shift;
     shift = fmaxf(before, max_over_quad(largest) * scale_log2);

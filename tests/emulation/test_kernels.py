@@ -21,7 +21,6 @@ from cupyna.kernels.hopper import tensor_map
 from cupyna.kernels.window import costs
 from cupyna.kernels.window.launches import launch_window_ring
 from cupyna.kernels.window.ring_costs import WindowRingChoice, window_ring_choices
-from cupyna.kernels.window.ring_shapes import WINDOW_RING_SHAPES
 from cupyna.kernels.window.shapes import WINDOW_FORWARD_SHAPES, WINDOW_GRADIENT_SHAPES
 from cupyna.problem import DeviceSpec, Operation, Problem
 from cupyna.testing import (
@@ -158,14 +157,14 @@ def ring_problems() -> list[object]:
         flat, cube = ((1, 1), (1, 1), (False,) * 2), ((1,) * 3, (1,) * 3, (False,) * 3)
         plain |= {
             f"2d-shared-heads-{dtype}": Problem(
-                2, (40, 33), 4, 2, 64, 40, dtype, (5, 8), (1, 3), (2, 1), (False, True)
+                1, (20, 18), 4, 2, 64, 40, dtype, (5, 8), (1, 3), (2, 1), (False, True)
             ),
-            f"2d-many-{dtype}": Problem(2, (41, 30), 2, 2, 64, 64, dtype, (13, 13), *flat),
+            f"2d-many-{dtype}": Problem(1, (25, 18), 2, 2, 64, 64, dtype, (13, 13), *flat),
             f"2d-dilated-{dtype}": Problem(
-                1, (33, 38), 2, 2, 32, 32, dtype, (7, 7), (1, 1), (3, 4), (False, False)
+                1, (23, 15), 1, 1, 32, 32, dtype, (7, 7), (1, 1), (3, 2), (False, False)
             ),
-            f"3d-batch-{dtype}": Problem(2, (9, 10, 11), 2, 2, 32, 32, dtype, (5, 5, 5), *cube),
-            f"3d-flat-{dtype}": Problem(1, (6, 10, 11), 2, 2, 64, 64, dtype, (3, 3, 3), *cube),
+            f"3d-batch-{dtype}": Problem(2, (6, 7, 9), 2, 2, 32, 32, dtype, (5, 5, 5), *cube),
+            f"3d-flat-{dtype}": Problem(1, (5, 6, 9), 2, 2, 64, 64, dtype, (3, 3, 3), *cube),
             f"3d-causal-{dtype}": Problem(
                 1, (6, 10, 9), 2, 2, 32, 24, dtype,
                 (3, 2, 5), (2, 1, 3), (1, 2, 1), (True, False, True),
@@ -182,12 +181,11 @@ def ring_problems() -> list[object]:
 def test_small_windows_through_a_ring(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few multiprocessors, so a block goes through several tiles, and every compiled shape."""
     monkeypatch.setattr(tensor_map, "_encode", boxes.encode)
-    device = replace(H200, processors=3)
+    device = replace(H200, processors=2)
     found = sorted(window_ring_choices(problem, device), key=lambda one: one.time_us)
-    for shape in WINDOW_RING_SHAPES:
-        choices = [one for one in found if one.shape == shape]
-        for choice in choices[:: max(1, len(choices) // 3)]:
-            check_ring(problem, device, choice)
+    cheapest = {choice.shape: choice for choice in reversed(found)}
+    for choice in {*cheapest.values(), found[len(found) // 2]}:
+        check_ring(problem, device, choice)
 
 
 def check_ring(problem: Problem, device: DeviceSpec, choice: WindowRingChoice) -> None:

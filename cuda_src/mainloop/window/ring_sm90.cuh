@@ -33,7 +33,7 @@ struct RingWork {
   // What the warp is at, here because registers are short: its tile, and of the tile's box the
   // first slice and the lines; and the first stage that the warp's next tile needs.
   int step, in_step, begin, lines, keep;
-  unsigned long long full[2];  // lines that all rows of a tile see
+  unsigned long long full;  // lines that all rows of the tile see
 
   // Stages that it fills.
   __device__ __forceinline__ int stages(int slices_log2) const {
@@ -54,8 +54,8 @@ struct WindowRingSm90 {
   struct Fixed {
     Gate gates[kMostStages];
     Row rows[16];
-    unsigned lines[kMostLines];        // slice << 16 | tokens inside it
-    RingWork works[kConsumers + 1];    // each warp's own
+    unsigned lines[kMostLines];      // slice << 16 | tokens inside it
+    RingWork works[kConsumers + 1];  // each warp's own
     // Where the lines of a warp's box begin, in bytes of the ring.
     unsigned begins[kConsumers][kMostLines];
   };
@@ -78,7 +78,8 @@ struct WindowRingSm90 {
   }
   // The swizzle repeats after 1024 bytes.
   __device__ __forceinline__ unsigned values() const {
-    return keys() + ((params.stages << params.slices_log2) * slice_tokens() * kRowBytes + 1023) / 1024 * 1024;
+    return keys() + ((params.stages << params.slices_log2) * slice_tokens() * kRowBytes + 1023) /
+                        1024 * 1024;
   }
 
   __device__ __forceinline__ void set_up() const {

@@ -20,14 +20,17 @@ __all__ = ["WindowRingChoice", "window_ring_choice", "window_ring_choices"]
 
 # Clocks of one multiprocessor: per multiplication of a pair's channel, per pair, per warp tile, per
 # byte copied into shared memory, and per block's tile; and of a launch.
-_MULTIPLY = 0.55e-3
-_PAIR = 0.035
-_WARP_TILE = 60.0
-_BYTE = 0.02
-_TILE = 300.0
-_STAGE = 200.0
+_MULTIPLY = 0.93e-3
+_PAIR = 0.129
+_WARP_TILE = 286.0
+_BYTE = 0.004
+_STAGE = 100.0
+_TILE = 3000.0
 _CLOCKS_PER_US = 1700.0
 _LAUNCH_US = 6.0
+
+# Into how many parts blocks cut an axis.
+_PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 _LANES = 32
 _ALIGNMENT = 128  # bytes, of a box in shared memory
@@ -68,11 +71,6 @@ class WindowRingChoice:
     time_us: float = math.inf
 
     @property
-    def item_tile(self) -> tuple[int, ...]:
-        """Queries that a warp takes at a time."""
-        return (self.warp_tile[0] * self.shape.tiles, *self.warp_tile[1:])
-
-    @property
     def stages(self) -> int:
         """Stages of the ring."""
         return self.shape.stages(self.slices * math.prod(self.key_box))
@@ -96,8 +94,12 @@ class WindowRingChoice:
 
     def plan(self, problem: Problem) -> TilePlan:
         """The products of a warp's tiles."""
-        slots = (self.most_lines // self.lines, *self.key_box[:-1], self.shape.line)
-        return TilePlan(problem.axes, self.warp_tile, slots[-problem.rank :], "query")
+        return TilePlan(problem.axes, self.warp_tile, self.slot_box(problem), "query")
+
+    def slot_box(self, problem: Problem) -> tuple[int, ...]:
+        """Keys of a warp's box along each axis."""
+        between = (self.lines,) * (problem.rank - 2)
+        return (self.most_lines // self.lines, *between, self.shape.line)
 
 
 @lru_cache(maxsize=1024)
@@ -113,7 +115,7 @@ def window_ring_choices(problem: Problem, device: DeviceSpec) -> Iterator[Window
     least = min((shape.head_dim for shape in fitting), default=0)
     for shape in fitting:
         if shape.head_dim == least and _describes_rows(problem, shape):
-            for warp_tile in _warp_tiles(problem, shape):
+            for warp_tile in _warp_tiles(problem):
                 yield from _choices(problem, device, shape, warp_tile)
 
 
@@ -123,11 +125,11 @@ def _describes_rows(problem: Problem, shape: WindowRingShape) -> bool:
     return box_order(problem) != BoxOrder.HEADS_FOLDED or channels == {shape.head_dim}
 
 
-def _warp_tiles(problem: Problem, shape: WindowRingShape) -> Iterator[tuple[int, ...]]:
+def _warp_tiles(problem: Problem) -> Iterator[tuple[int, ...]]:
     powers = [1 << i for i in range(WARP_ROWS.bit_length())]
     for tile in itertools.product(powers, repeat=problem.rank):
         # A lane finds the windows of each position.
-        positions = tile[0] * shape.tiles + sum(tile[1:]) + (problem.rank == 2)
+        positions = sum(tile) + (problem.rank == 2)
         if math.prod(tile) == WARP_ROWS and positions <= _LANES:
             yield tile
 
@@ -135,15 +137,14 @@ def _warp_tiles(problem: Problem, shape: WindowRingShape) -> Iterator[tuple[int,
 def _choices(
     problem: Problem, device: DeviceSpec, shape: WindowRingShape, warp_tile: tuple[int, ...]
 ) -> Iterator[WindowRingChoice]:
-    item_tile = (warp_tile[0] * shape.tiles, *warp_tile[1:])
-    slices, *between, along = TilePlan(problem.axes, item_tile, item_tile, "query").largest_box
+    slices, *between, along = TilePlan(problem.axes, warp_tile, warp_tile, "query").largest_box
     lines = math.prod(between)
     if along > shape.line or slices * lines > shape.most_lines:
         return
     lengths = [axis.group_length(0) for axis in problem.axes]
     extents = [
-        sorted({-(-length // (parts * tile)) * tile for parts in range(1, 33)})
-        for length, tile in zip(lengths, item_tile, strict=True)
+        sorted({-(-length // (parts * tile)) * tile for parts in _PARTS})
+        for length, tile in zip(lengths, warp_tile, strict=True)
     ]
     for row_tile in itertools.product(*extents):
         box = TilePlan(problem.axes, row_tile, row_tile, "query").largest_box
@@ -168,19 +169,15 @@ def _timed(
 ) -> WindowRingChoice:
     shape = choice.shape
     counts = [
-        -(-extent // item) for extent, item in zip(choice.row_tile, choice.item_tile, strict=True)
+        -(-extent // item) for extent, item in zip(choice.row_tile, choice.warp_tile, strict=True)
     ]
     of_step = math.prod(counts[1:]) * problem.head_group
-    pairs = choice.line_entries * shape.line * WARP_ROWS * shape.tiles
-    # Lines that only one of a warp's tiles sees are left out for the other.
-    if shape.tiles == 2:
-        alone = TilePlan(problem.axes, choice.warp_tile, choice.warp_tile, "query").largest_box[0]
-        pairs = pairs * alone // slices
-    of_item = pairs * (2 * shape.head_dim * _MULTIPLY + _PAIR) + _WARP_TILE * shape.tiles
+    pairs = choice.line_entries * shape.line * WARP_ROWS
+    of_item = pairs * (2 * shape.head_dim * _MULTIPLY + _PAIR) + _WARP_TILE
     box = TilePlan(problem.axes, choice.row_tile, choice.row_tile, "query").largest_box
     copied = box[0] * math.prod(choice.key_box) * shape.head_dim * 4
     # As many steps are under way as the ring has slices for.
-    ahead = (choice.stages * choice.slices - slices) / choice.item_tile[0]
+    ahead = (choice.stages * choice.slices - slices) / choice.warp_tile[0]
     busy = min(shape.consumers, of_step * max(1.0, ahead), of_step * counts[0])
     clocks = counts[0] * of_step * of_item * (shape.consumers / busy) + copied * _BYTE + _TILE
     clocks += box[0] / choice.slices * _STAGE

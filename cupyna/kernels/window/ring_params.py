@@ -63,7 +63,11 @@ def pack_window_ring(
     """One launch."""
     maps = [
         encode_boxes(
-            array, box_order(problem), (choice.slices, *choice.key_box), problem.dilation, choice.shape.head_dim
+            array,
+            box_order(problem),
+            (choice.slices, *choice.key_box),
+            problem.dilation,
+            choice.shape.head_dim,
         )
         for array in (k, v)
     ]

@@ -26,8 +26,6 @@ class WindowRingShape:
         Most channels of queries, keys and values.
     line : int
         Most keys of a warp's box along the last axis: 8 or 16.
-    tiles : int
-        Tiles of 16 queries that a warp takes at a time.
     slots : int
         Keys whose scores a warp holds at a time.
     consumers : int
@@ -36,7 +34,6 @@ class WindowRingShape:
 
     head_dim: int
     line: int
-    tiles: int
     slots: int
     consumers: int
 
@@ -81,7 +78,6 @@ class WindowRingShape:
             defines=(
                 ("HEAD_DIM", self.head_dim),
                 ("LINE", self.line),
-                ("TILES", self.tiles),
                 ("SLOTS", self.slots),
                 ("CONSUMERS", self.consumers),
             ),
@@ -90,13 +86,8 @@ class WindowRingShape:
 
 
 WINDOW_RING_SHAPES = (
-    WindowRingShape(32, line=8, tiles=1, slots=112, consumers=11),
-    WindowRingShape(32, line=8, tiles=1, slots=64, consumers=15),
-    WindowRingShape(32, line=8, tiles=1, slots=48, consumers=15),
-    WindowRingShape(32, line=16, tiles=1, slots=64, consumers=15),
-    WindowRingShape(64, line=8, tiles=1, slots=64, consumers=11),
-    WindowRingShape(64, line=16, tiles=1, slots=64, consumers=11),
-    WindowRingShape(64, line=16, tiles=1, slots=32, consumers=11),
-    WindowRingShape(64, line=16, tiles=1, slots=32, consumers=15),
-    WindowRingShape(64, line=16, tiles=2, slots=32, consumers=7),
+    WindowRingShape(32, line=8, slots=48, consumers=15),
+    WindowRingShape(32, line=16, slots=64, consumers=15),
+    WindowRingShape(64, line=8, slots=64, consumers=11),
+    WindowRingShape(64, line=16, slots=64, consumers=11),
 )

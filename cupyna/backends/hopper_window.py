@@ -1,0 +1,104 @@
+"""Host side of the small-window forward on Hopper: keys through a ring of slices by TMA."""
+
+from __future__ import annotations
+
+from ..arrays import DeviceArray
+from ..execution import Choice, Execution
+from ..problem import DeviceSpec, Operation, Problem
+from .hopper import CudaHopper
+
+__all__ = ["CudaHopperWindow"]
+
+_CAPABILITY = (9, 0)
+_DTYPES = ("float16", "bfloat16")
+
+
+class CudaHopperWindow(CudaHopper):
+    """The fused forward for small windows on compute capability 9.0; others do all else."""
+
+    name = "cuda-hopper-window"
+
+    def refusals(
+        self, problem: Problem, operation: Operation, device: DeviceSpec
+    ) -> tuple[str, ...]:
+        if operation != "forward":
+            return ("has a forward only",)
+        return self.limits(problem, device) or _slower(problem, device)
+
+    @staticmethod
+    def limits(
+        problem: Problem, device: DeviceSpec, operation: Operation = "forward"
+    ) -> tuple[str, ...]:
+        """Why the kernel cannot run forward at all, whatever it would take."""
+        from ..kernels.window.ring_costs import window_ring_choice
+
+        reasons = []
+        if device.compute_capability != _CAPABILITY:
+            major, minor = device.compute_capability
+            reasons.append(f"needs compute capability 9.0, {device.name} has {major}.{minor}")
+        if problem.dtype not in _DTYPES:
+            reasons.append(f"computes in {' and '.join(_DTYPES)}, not in {problem.dtype}")
+        if problem.has_bias:
+            reasons.append("adds no bias")
+        if not problem.has_vector_rows:
+            reasons.append("needs rows of channels that are contiguous and aligned to 16 bytes")
+        if not problem.has_forward_strides:
+            reasons.append("needs arrays that are not broadcast or reversed along any axis")
+        if not reasons and window_ring_choice(problem, device) is None:
+            reasons.append(
+                "finds no tiles: needs two or three axes, windows of at most 16 keys along the "
+                "last one, channels that are multiples of 8 up to 64, and a box that fits"
+            )
+        return tuple(reasons)
+
+    def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
+        from ..kernels.window.ring_costs import window_ring_choice
+
+        chosen = window_ring_choice(problem, device)
+        assert chosen is not None, "limits() says so"
+        counts = chosen.plan(problem).counts
+        planes = problem.batch * problem.heads
+        return Choice(
+            kernel=chosen.shape.variant(problem.dtype).symbol,
+            q_tile=chosen.warp_tile,
+            kv_tile=chosen.slot_box(problem),
+            useful_products=counts.useful_products * planes,
+            computed_products=counts.computed_products * planes,
+            time_us=chosen.time_us,
+        )
+
+    def forward(
+        self,
+        problem: Problem,
+        scale: float,
+        execution: Execution,
+        q: DeviceArray,
+        k: DeviceArray,
+        v: DeviceArray,
+        bias: DeviceArray | None,
+        out: DeviceArray,
+        lse: DeviceArray | None,
+    ) -> None:
+        from ..kernels.window.launches import launch_window_ring
+        from ..kernels.window.ring_costs import window_ring_choice
+
+        chosen = window_ring_choice(problem, execution.device)
+        assert chosen is not None, "limits() says so"
+        launch_window_ring(
+            problem, scale, chosen, execution.device, execution.stream, q, k, v, out, lse
+        )
+
+
+def _slower(problem: Problem, device: DeviceSpec) -> tuple[str, ...]:
+    """The reason to leave a problem to another backend of the method that is faster."""
+    from ..kernels.window.costs import portable_forward_us
+    from ..kernels.window.ring_costs import window_ring_choice
+
+    chosen = window_ring_choice(problem, device)
+    assert chosen is not None, "limits() says so"
+    hopper, others = CudaHopper(), portable_forward_us(problem, device)
+    if not hopper.limits(problem, device):
+        others = min(others, hopper.choice(problem, "forward", device).time_us)
+    if chosen.time_us <= others:
+        return ()
+    return (f"expects {chosen.time_us:.0f} us where other kernels take {others:.0f}",)
