@@ -4,7 +4,7 @@
 //   box of K and V -> shared memory, one barrier
 //   per warp tile: Q -> fragments, the next tile's Q is under way
 //     kSlots keys at a time:
-//       S = Q K^T, rows of K gathered by ldmatrix -> mask by bits -> weights, lowered lazily
+//       S = Q K^T, rows of K gathered by ldmatrix -> mask by bits -> online softmax
 //       O = O * factor + P V, rows of V gathered from the same places
 //     O / sum -> shared memory (over Q) -> global memory
 //
@@ -13,7 +13,7 @@
 
 #include "../../common/pack.cuh"
 #include "../../ptx/mma_sm80.cuh"
-#include "../../softmax/lazy.cuh"
+#include "../../softmax/online.cuh"
 #include "walk_sm80.cuh"
 
 namespace cupyna {
@@ -78,7 +78,7 @@ struct WindowForwardSm80 : WindowWalkSm80<T, kHeadDim, kSlots, Side::kQuery, 1, 
                               Tile::bounds_at(side, tile.corner + of_rows[8].field, {0, 0, 0})};
 
     Sums sums = {};
-    LazyRow softmax[2];
+    OnlineRow softmax[2];
 #pragma unroll 1
     for (int block = 0; block < window.blocks_of_slots; ++block) {
       const int* offsets = Tile::offsets() + block * kSlots;
@@ -120,35 +120,34 @@ struct WindowForwardSm80 : WindowWalkSm80<T, kHeadDim, kSlots, Side::kQuery, 1, 
     store(work, tile, rows, sums, softmax);
   }
 
-  // Where a weight would be too large, lowers all, and brings what is summed so far to their scale.
-  __device__ __forceinline__ void raise(const Scores& scores, Sums& sums, LazyRow (&softmax)[2],
+  // Takes the largest scores of a block, and brings what is summed so far to their scale.
+  __device__ __forceinline__ void raise(const Scores& scores, Sums& sums, OnlineRow (&softmax)[2],
                                         bool has_sums) const {
-    float largest[2] = {-infinity(), -infinity()};
+    float factors[2];
 #pragma unroll
-    for (int n = 0; n < kSlots / 8; ++n) {
+    for (int half = 0; half < 2; ++half) {
+      float largest = -infinity();
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        largest[half] = fmaxf(largest[half], fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
+      for (int n = 0; n < kSlots / 8; ++n) {
+        largest = fmaxf(largest, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
       }
+      factors[half] = softmax[half].raise(max_over_quad(largest), params.scale_log2);
     }
-    const bool is_passed = softmax[0].is_passed(largest[0], params.scale_log2) ||
-                           softmax[1].is_passed(largest[1], params.scale_log2);
-    if (!__any_sync(0xffffffffu, is_passed)) return;
-    const float factors[2] = {softmax[0].raise(largest[0], params.scale_log2),
-                              softmax[1].raise(largest[1], params.scale_log2)};
-    if (!has_sums) return;
+    if (has_sums && __any_sync(0xffffffffu, factors[0] != 1.f || factors[1] != 1.f)) {
 #pragma unroll
-    for (int n = 0; n < kHeadDim / 8; ++n) {
+      for (int n = 0; n < kHeadDim / 8; ++n) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) sums[n][i] *= factors[i / 2];
+        for (int i = 0; i < 4; ++i) sums[n][i] *= factors[i / 2];
+      }
     }
   }
 
   // Scores become weights just before the product in which they meet the values.
-  __device__ __forceinline__ void multiply_values(Sums& sums, Scores& scores, LazyRow (&softmax)[2],
-                                                  unsigned first, const int* offsets) const {
+  __device__ __forceinline__ void multiply_values(Sums& sums, Scores& scores,
+                                                  OnlineRow (&softmax)[2], unsigned first,
+                                                  const int* offsets) const {
     const float scale_log2 = params.scale_log2;
-    const float shift[2] = {softmax[0].shift, softmax[1].shift};
+    const float shift[2] = {softmax[0].shift(scale_log2), softmax[1].shift(scale_log2)};
 #pragma unroll
     for (int depth = 0; depth < kSlots / 16; ++depth) {
       unsigned weights[4];
@@ -173,7 +172,7 @@ struct WindowForwardSm80 : WindowWalkSm80<T, kHeadDim, kSlots, Side::kQuery, 1, 
   }
 
   __device__ __forceinline__ void store(const Work& work, const WarpTile& tile, unsigned char* rows,
-                                        const Sums& sums, const LazyRow (&softmax)[2]) const {
+                                        const Sums& sums, const OnlineRow (&softmax)[2]) const {
     __syncwarp();  // every lane has read its part of Q
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -192,7 +191,7 @@ struct WindowForwardSm80 : WindowWalkSm80<T, kHeadDim, kSlots, Side::kQuery, 1, 
                                  work.own[1].begin + first.y + at.y,
                                  work.own[2].begin + first.z + at.z};
           static_cast<float*>(lse.data)[Tile::offset_of(lse, work, query) + tile.head * lse.head] =
-              (softmax[half].shift + log2f(sum)) * kLn2;
+              softmax[half].largest * params.scale + logf(sum);
         }
       }
     }

@@ -91,7 +91,7 @@ struct WindowForwardSm90 : WindowTurnsSm90<kHeadDim, kLine, kConsumers> {
       Scores scores;
       multiply_keys(scores, queries, seen, line);
       if ((Bits(work.full) >> line & kAll) != kAll) mask(scores, seen, line);
-      raise(sums, rows, scores, line > 0);
+      raise(sums, rows, scores);
       multiply_values(sums, rows, scores, line);
       reader.release_to(min_of(reached, work.keep));
     }
@@ -141,8 +141,8 @@ struct WindowForwardSm90 : WindowTurnsSm90<kHeadDim, kLine, kConsumers> {
     }
   }
 
-  __device__ __forceinline__ void raise(Sums& sums, LazyRow (&rows)[2], const Scores& scores,
-                                        bool has_sums) const {
+  __device__ __forceinline__ void raise(Sums& sums, LazyRow (&rows)[2],
+                                        const Scores& scores) const {
     float largest[2] = {-infinity(), -infinity()};
 #pragma unroll
     for (int n = 0; n < kSlots / 8; ++n) {
@@ -156,7 +156,6 @@ struct WindowForwardSm90 : WindowTurnsSm90<kHeadDim, kLine, kConsumers> {
     if (!__any_sync(kAllLanes, is_passed)) return;
     const float factors[2] = {rows[0].raise(largest[0], params.scale_log2),
                               rows[1].raise(largest[1], params.scale_log2)};
-    if (!has_sums) return;
 #pragma unroll
     for (int n = 0; n < kHeadDim / 8; ++n) {
 #pragma unroll
