@@ -27,6 +27,10 @@ __device__ __forceinline__ int sum_turn(int head_dim, int y, int z) {
   return (z + 4 * y) & (head_dim % 64 == 0 ? 7 : head_dim % 32 == 0 ? 3 : 0);
 }
 
+// How channels of a query's sums stand in memory: one after the other, with chunks that have
+// changed places (sum_turn), or as threads add them (QuerySums).
+enum class SumOrder : int { kByChannel = 0, kTurned = 1, kByThread = 2 };
+
 struct AttentionParams {
   Array q, k, v, out, lse, bias;
   AxisParams axis[kAxes];
@@ -50,9 +54,9 @@ struct ForwardParams : AttentionParams {
 struct GradientParams : AttentionParams {
   Array dout, dlse, dq, dk, dv;
   Statistics* statistics;  // [batch, heads, tokens]
-  float* query_sums;       // [batch, heads, tokens, head_dim], where one pass gives all gradients
+  float* query_sums;       // [batch, heads, tokens, row], where one pass gives all gradients
   int row_lanes;           // threads of a row of queries, 8 channels each: a power of two
-  int has_turned_sums;     // whether chunks of sums have changed places: see sum_turn()
+  SumOrder sum_order;      // of channels; rows have the length that QuerySums gives them
 };
 
 // Queries are cut into slices, boxes of `extent` tokens along an axis.

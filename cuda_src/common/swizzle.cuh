@@ -15,6 +15,13 @@ struct Swizzle {
   static __device__ __forceinline__ int offset(int row, int chunk) {
     return row * kRowBytes + (chunk ^ ((row / kRowsPerLine) & kMask)) * 16;
   }
+
+  // Where chunk `first + chunks` of a row lies, by the address of chunk `first`: one instruction
+  // for each `chunks`. Rows begin at multiples of 128 bytes, and the two numbers have no bit in
+  // common.
+  static __device__ __forceinline__ unsigned moved(unsigned address, int chunks) {
+    return (address ^ ((chunks & kMask) * 16)) + (chunks & ~kMask) * 16;
+  }
 };
 
 }  // namespace cupyna

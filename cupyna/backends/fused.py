@@ -237,7 +237,12 @@ class CudaFused:
         dbias: DeviceArray | None,
     ) -> None:
         from ..kernels.fused.bias import bias_gradient_choice
-        from ..kernels.fused.params import Gradients, pack_bias_gradient, pack_gradient
+        from ..kernels.fused.params import (
+            Gradients,
+            SumOrder,
+            pack_bias_gradient,
+            pack_gradient,
+        )
         from ..kernels.window.launches import launch_window_gradient
 
         queries = problem.batch * problem.heads * math.prod(problem.spatial)
@@ -262,8 +267,9 @@ class CudaFused:
             nonlocal sums
             is_lone = len(passes) == 1
             if is_lone and not sums:
-                sums = execution.empty((queries, problem.head_dim), "float32").pointer
-            gradients = Gradients(dout, dlse, dq, dk, dv, statistics, sums)
+                length = SumOrder.BY_THREAD.row_length(problem.head_dim)
+                sums = execution.empty((queries, length), "float32").pointer
+            gradients = Gradients(dout, dlse, dq, dk, dv, statistics, sums, SumOrder.BY_THREAD)
             params = [
                 pack_gradient(
                     problem, scale, chosen.row_tile, chosen.column_tile,
@@ -332,7 +338,10 @@ def _workspace_bytes(problem: Problem, operation: Operation, passes: tuple[objec
     """Two numbers for each query in backward, and its sums where one pass gives all gradients."""
     if operation == "forward":
         return 0
-    numbers = 2 + (problem.head_dim if len(passes) == 1 else 0)
+    from ..kernels.fused.params import SumOrder
+
+    sums = SumOrder.BY_THREAD.row_length(problem.head_dim) if len(passes) == 1 else 0
+    numbers = 2 + sums
     return 4 * numbers * problem.batch * problem.heads * math.prod(problem.spatial)
 
 

@@ -71,7 +71,7 @@ def launch_backward(
     dv: DeviceArray,
 ) -> None:
     """Queue backward with given passes."""
-    from ..kernels.fused.params import Gradients, pack_gradient
+    from ..kernels.fused.params import Gradients, SumOrder, pack_gradient
     from ..kernels.hopper.gradient_params import pack_hopper_gradient
     from ..kernels.hopper.gradient_schedule import gradient_schedule
 
@@ -80,7 +80,7 @@ def launch_backward(
     sums_queries = passes[-1].shape.sums_queries
     if sums_queries:
         sums = execution.empty((queries, problem.head_dim), "float32").pointer
-        gradients = replace(gradients, query_sums=sums, has_turned_sums=True)
+        gradients = replace(gradients, query_sums=sums, sum_order=SumOrder.TURNED)
     ones = (1,) * problem.rank
     of_rows = pack_gradient(problem, scale, ones, ones, q, k, v, None, out, lse, gradients)
     launch_rows("fused_statistics", problem, execution, of_rows)

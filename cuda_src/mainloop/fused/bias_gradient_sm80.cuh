@@ -220,9 +220,10 @@ struct FusedBiasGradientSm80 {
     __syncthreads();
     if (meets) {
       Scores gradients = {};
+      const unsigned rows = Products::place_of_rows(shared.rows[1], warp);
       Products::multiply_rows(gradients, shared.second[0] + first,
                               [&](unsigned (&fragment)[4], int row_tile, int depth) {
-                                Products::load_row(fragment, shared.rows[1], warp, row_tile, depth);
+                                Products::load_row(fragment, rows, row_tile, depth);
                               });
 #pragma unroll
       for (int pair = 0; pair < kColumns / 8; ++pair) {
@@ -239,8 +240,9 @@ struct FusedBiasGradientSm80 {
   __device__ __forceinline__ void weigh(Scores& weights, const Tile& tile, const T* keys,
                                         const typename Tile::WarpBox& box, const Coordinate& origin,
                                         int warp) const {
+    const unsigned rows = Products::place_of_rows(shared.rows[0], warp);
     Products::multiply_rows(weights, keys, [&](unsigned (&fragment)[4], int row_tile, int depth) {
-      Products::load_row(fragment, shared.rows[0], warp, row_tile, depth);
+      Products::load_row(fragment, rows, row_tile, depth);
     });
 #pragma unroll
     for (int pair = 0; pair < kColumns / 8; ++pair) {

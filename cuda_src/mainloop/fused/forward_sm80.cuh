@@ -115,11 +115,12 @@ struct FusedForwardSm80
 
   __device__ __forceinline__ void load_queries(Queries& queries, int warp) const {
     if constexpr (kQueriesInRegisters) {
+      const unsigned rows = Products::place_of_rows(shared.rows[0], warp);
 #pragma unroll
       for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
 #pragma unroll
         for (int depth = 0; depth < Products::kDepths; ++depth) {
-          Products::load_row(queries[row_tile][depth], shared.rows[0], warp, row_tile, depth);
+          Products::load_row(queries[row_tile][depth], rows, row_tile, depth);
         }
       }
     }
@@ -127,6 +128,7 @@ struct FusedForwardSm80
 
   __device__ __forceinline__ void multiply_keys(Scores& scores, const Queries& queries,
                                                 const T* keys, int warp) const {
+    const unsigned rows = Products::place_of_rows(shared.rows[0], warp);
     Products::multiply_rows(scores, keys, [&](unsigned (&fragment)[4], int row_tile, int depth) {
       if constexpr (kQueriesInRegisters) {
 #pragma unroll
@@ -134,7 +136,7 @@ struct FusedForwardSm80
           fragment[i] = queries[row_tile][depth][i];
         }
       } else {
-        Products::load_row(fragment, shared.rows[0], warp, row_tile, depth);
+        Products::load_row(fragment, rows, row_tile, depth);
       }
     });
   }
@@ -143,28 +145,45 @@ struct FusedForwardSm80
   __device__ __forceinline__ void raise(const Scores& scores, Sums& sums,
                                         OnlineRow (&softmax)[kRowTiles][2],
                                         float scale_log2) const {
+    // What leads to the branch is a chain that little hides, so one for all rows but where
+    // registers are short.
+    constexpr int kTogether = kRowTiles * kHeadDim / kShares < 256 ? kRowTiles : 1;
 #pragma unroll
-    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
-      float factors[2];
+    for (int begin = 0; begin < kRowTiles; begin += kTogether) {
+      float factors[kTogether][2];
+      bool is_raised = false;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float largest = -infinity();
+      for (int i = 0; i < kTogether; ++i) {
 #pragma unroll
-        for (int pair = 0; pair < kBlock / 8; ++pair) {
-          const float (&four)[4] = scores[row_tile][pair];
-          largest = fmaxf(largest, fmaxf(four[2 * half], four[2 * half + 1]));
+        for (int half = 0; half < 2; ++half) {
+          const float largest = largest_of(scores[begin + i], half);
+          factors[i][half] = softmax[begin + i][half].raise(max_over_quad(largest), scale_log2);
+          is_raised |= factors[i][half] != 1.f;
         }
-        factors[half] = softmax[row_tile][half].raise(max_over_quad(largest), scale_log2);
       }
       // After the first tiles no row's maximum moves any more.
-      if (__any_sync(0xffffffffu, factors[0] != 1.f || factors[1] != 1.f)) {
+      if (__any_sync(0xffffffffu, is_raised)) {
 #pragma unroll
-        for (int n = 0; n < kHeadDim / kShares / 8; ++n) {
+        for (int i = 0; i < kTogether; ++i) {
 #pragma unroll
-          for (int i = 0; i < 4; ++i) sums[row_tile][n][i] *= factors[i / 2];
+          for (int n = 0; n < kHeadDim / kShares / 8; ++n) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) sums[begin + i][n][j] *= factors[i][j / 2];
+          }
         }
       }
     }
+  }
+
+  static __device__ __forceinline__ float largest_of(const float (&scores)[kBlock / 8][4],
+                                                     int half) {
+    float largest = -infinity();
+#pragma unroll
+    for (int pair = 0; pair < kBlock / 8; ++pair) {
+      const float (&four)[4] = scores[pair];
+      largest = fmaxf(largest, fmaxf(four[2 * half], four[2 * half + 1]));
+    }
+    return largest;
   }
 
   // Scores become weights just before the product in which they meet the values.

@@ -26,11 +26,11 @@
 // that owns their rows.
 #pragma once
 
-#include "../../ptx/reduction.cuh"
 #include "beside_sm80.cuh"
 #include "edges_sm80.cuh"
-#include "tile_sm80.cuh"
 #include "products_sm80.cuh"
+#include "query_sums.cuh"
+#include "tile_sm80.cuh"
 
 namespace cupyna {
 
@@ -66,7 +66,7 @@ struct FusedGradientSm80
     Handed<!kRowsAreQueries> weights;
     Handed<!kSumsQueries> gradients;
     // Where dQ is summed too: dS of a column tile, [key, query], and the warps that met it.
-    alignas(16) T scores[kSumsQueries ? Tile::kRows * kColumns : 1];
+    alignas(kSumsQueries ? 128 : 16) T scores[kSumsQueries ? Tile::kRows * kColumns : 1];
     bool has_met[kWarps];
   };
 
@@ -178,7 +178,10 @@ struct FusedGradientSm80
     if constexpr (kRowsAreQueries) {
       return shared.statistics[Tile::row_of(warp, row_tile, i / 2)];
     } else {
-      return shared.statistics[first_column + pair * 8 + threadIdx.x % 4 * 2 + i % 2];
+      // Those of two neighbors in one read.
+      const float4 two = *reinterpret_cast<const float4*>(
+          &shared.statistics[first_column + pair * 8 + threadIdx.x % 4 * 2]);
+      return i % 2 == 0 ? Statistics{two.x, two.y} : Statistics{two.z, two.w};
     }
   }
 
@@ -192,8 +195,9 @@ struct FusedGradientSm80
 
     float factor = params.scale_log2;
     Scores weights = {};
+    const unsigned first_rows = Products::place_of_rows(shared.rows[0], warp);
     Products::multiply_rows(weights, firsts, [&](unsigned (&fragment)[4], int row_tile, int depth) {
-      Products::load_row(fragment, shared.rows[0], warp, row_tile, depth);
+      Products::load_row(fragment, first_rows, row_tile, depth);
     });
     const bool has_bias = kTakesBias && params.bias.data != nullptr;
     if (kTakesBias && has_bias) {
@@ -222,9 +226,10 @@ struct FusedGradientSm80
       Products::sum_columns(second, rounded, seconds, first_chunk());
     }
     Scores gradients = {};
+    const unsigned second_rows = Products::template place_of_rows<kSplits>(shared.rows[1], warp);
     Products::template multiply_rows<kSplits>(
         gradients, seconds, [&](unsigned (&fragment)[4], int row_tile, int depth) {
-          Products::template load_row<kSplits>(fragment, shared.rows[1], warp, row_tile, depth);
+          Products::load_row(fragment, second_rows, row_tile, depth);
         });
 #pragma unroll
     for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
@@ -328,42 +333,45 @@ struct FusedGradientSm80
     const int lane = (kSplits ? ptx::lane_id() : threadIdx.x) % 32;
     const int warp = (kSplits ? ptx::computed_here(threadIdx.x) : threadIdx.x) / 32;
     const int first_query = warp % 2 * 32, first_chunk = warp / 2 * 4;
+    const unsigned gradients =
+        ptx::shared_address(shared.scores) +
+        Columns::offset(lane / 16 * 8 + lane % 8, first_query / 8 + lane / 8 % 2);
+    const unsigned keys = Tile::address(shared.rows[0], lane % 16, first_chunk + lane / 16);
     float sums[2][4][4] = {};
     unsigned met = 0;  // a bit for each warp
 #pragma unroll
     for (int i = 0; i < kWarps; ++i) met |= static_cast<unsigned>(shared.has_met[i]) << i;
     if (met == (1u << kWarps) - 1) {
-#pragma unroll 2
+#pragma unroll
       for (int depth = 0; depth < Tile::kRows / 16; ++depth) {
-        multiply_queries(sums, depth, first_query, first_chunk, lane);
+        multiply_queries(sums, gradients, keys, depth);
       }
     } else {
 #pragma unroll 1
       for (int depth = 0; depth < Tile::kRows / 16; ++depth) {
         if (met >> (depth / kRowTiles) & 1) {
-          multiply_queries(sums, depth, first_query, first_chunk, lane);
+          multiply_queries(sums, gradients, keys, depth);
         }
       }
     }
     add_queries(sums, place, first_query, first_chunk, lane);
   }
 
-  __device__ __forceinline__ void multiply_queries(float (&sums)[2][4][4], int depth,
-                                                   int first_query, int first_chunk,
-                                                   int lane) const {
+  // The same for 16 keys; the lane's part of the first 16 lies at two places.
+  static __device__ __forceinline__ void multiply_queries(float (&sums)[2][4][4],
+                                                          unsigned place_of_gradients,
+                                                          unsigned place_of_keys, int depth) {
     unsigned gradients[2][4];
-    const int key = depth * 16 + lane / 16 * 8 + lane % 8;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int chunk = first_query / 8 + half * 2 + lane / 8 % 2;
-      ptx::ldmatrix_x4_trans(gradients[half],
-                             ptx::shared_address(shared.scores) + Columns::offset(key, chunk));
+      ptx::ldmatrix_x4_trans(gradients[half], Columns::moved(place_of_gradients, half * 2) +
+                                                  depth * 16 * kColumns * sizeof(T));
     }
 #pragma unroll
     for (int pair = 0; pair < 2; ++pair) {
       unsigned keys[4];
-      ptx::ldmatrix_x4_trans(keys, Tile::address(shared.rows[0], depth * 16 + lane % 16,
-                                                 first_chunk + pair * 2 + lane / 16));
+      ptx::ldmatrix_x4_trans(
+          keys, Tile::Rows::moved(place_of_keys, pair * 2) + depth * 16 * Products::kRowBytes);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         ptx::mma_m16n8k16<T>(sums[half][2 * pair], gradients[half], keys[0], keys[1]);
@@ -375,21 +383,23 @@ struct FusedGradientSm80
   __device__ __forceinline__ void add_queries(const float (&sums)[2][4][4],
                                               const typename Tile::Place& place, int first_query,
                                               int first_chunk, int lane) const {
-    const unsigned last = Tile::last_in_box(place.origin);
-    const int channel = first_chunk * 8 + lane % 4 * 2;
-    float* const begin = params.query_sums + place.query * params.head_dim;
+    const int channel = first_chunk * 8;
+    if (channel >= params.head_dim) return;
+    const int length = QuerySums::row_length(SumOrder::kByThread, params.head_dim);
+    float* const begin =
+        params.query_sums + place.query * length + channel + QuerySums::first_of(lane);
+    // All is read before the first addition, which keeps registers until memory takes it.
+    float* rows[4];
+    bool is_there[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int query = first_query + i / 2 * 16 + i % 2 * 8 + lane / 4;
-      const bool is_there = Tile::is_not_past(shared.fields[query], last);
-      float* row = begin + static_cast<long long>(shared.tokens[query]) * params.head_dim + channel;
+      rows[i] = begin + static_cast<long long>(shared.tokens[query]) * length;
+      is_there[i] = Tile::is_not_past(shared.fields[query], place.last);
+    }
 #pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        const float (&four)[4] = sums[i / 2][n];
-        if (is_there && channel + n * 8 < params.head_dim) {
-          ptx::add_pair(row + n * 8, four[i % 2 * 2], four[i % 2 * 2 + 1]);
-        }
-      }
+    for (int i = 0; i < 4; ++i) {
+      if (is_there[i]) QuerySums::add(rows[i], sums[i / 2], i % 2);
     }
   }
 

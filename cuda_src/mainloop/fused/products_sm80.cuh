@@ -42,7 +42,8 @@ struct Operand {
 template <typename T, Flavor kFlavor, int kHeadDim, int kRowTiles, int kColumns,
           int kSumDim = kHeadDim>
 struct ProductsSm80 {
-  using Rows = Swizzle<kHeadDim * sizeof(T)>;
+  static constexpr int kRowBytes = kHeadDim * sizeof(T);
+  using Rows = Swizzle<kRowBytes>;
   static constexpr int kWarpRows = 16 * kRowTiles;
   static constexpr int kPerChunk = 16 / sizeof(T);  // channels in 16 bytes
   static constexpr int kDepths = kHeadDim / kPerChunk / 2;
@@ -59,15 +60,18 @@ struct ProductsSm80 {
     return ptx::shared_address(rows) + Rows::offset(row, chunk);
   }
 
-  // Fragments of 16 rows and 32 bytes of each: lanes 0-15 name rows, the upper half the next chunk.
-  // Loads and products that keep no address of each other's say so by kIsApart: registers are
-  // short.
+  // Where a lane's part of the first fragment of a warp's rows lies. Loads and products that keep
+  // no address of each other's say so by kIsApart: registers are short.
   template <bool kIsApart = false>
-  static __device__ __forceinline__ void load_row(Fragment& fragment, const T* rows, int warp,
-                                                  int row_tile, int depth) {
+  static __device__ __forceinline__ unsigned place_of_rows(const T* rows, int warp) {
     const int lane = kIsApart ? ptx::lane_id() : threadIdx.x % 32;
-    const int row = warp * kWarpRows + row_tile * 16 + lane % 16;
-    ptx::ldmatrix_x4(fragment, address(rows, row, depth * 2 + lane / 16));
+    return address(rows, warp * kWarpRows + lane % 16, lane / 16);
+  }
+
+  // Fragments of 16 rows and 32 bytes of each: lanes 0-15 name rows, the upper half the next chunk.
+  static __device__ __forceinline__ void load_row(Fragment& fragment, unsigned place, int row_tile,
+                                                  int depth) {
+    ptx::ldmatrix_x4(fragment, Rows::moved(place, depth * 2) + row_tile * 16 * kRowBytes);
   }
 
   // scores += rows columns^T, over channels; `load(fragment, row_tile, depth)` gives the rows.
@@ -199,6 +203,8 @@ struct ProductsSm80 {
   static __device__ __forceinline__ void multiply_rows(Scores& scores, const T* columns,
                                                        const Load& load, int begin, int count) {
     const int lane = kIsApart ? ptx::lane_id() : thread() % 32;
+    // Columns 0-7 and 8-15 of each sixteen, with the lower and the upper chunk.
+    const unsigned place = address(columns, lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
     for (int i = 0; i < count; ++i) {
       const int depth = begin + i;
@@ -209,10 +215,8 @@ struct ProductsSm80 {
       }
 #pragma unroll
       for (int pair = 0; pair < kColumns / 16; ++pair) {
-        // Columns 0-7 and 8-15 of the pair, each with the lower and the upper chunk.
         Fragment both;
-        const int column = pair * 16 + lane / 16 * 8 + lane % 8;
-        ptx::ldmatrix_x4(both, address(columns, column, depth * 2 + lane / 8 % 2));
+        ptx::ldmatrix_x4(both, Rows::moved(place, depth * 2) + pair * 16 * kRowBytes);
         const Operand<kFlavor, 4> right(both);
 #pragma unroll
         for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
@@ -225,8 +229,12 @@ struct ProductsSm80 {
   }
 
   // Registers are too short to keep the addresses of many channels from one product to the next.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  static constexpr bool kKeepsAddresses = kHeadDim <= 64;
+#else
   static constexpr bool kKeepsAddresses =
       kHeadDim <= 64 || (kFlavor != Flavor::k3xTf32 && kSumDim == kHeadDim);
+#endif
 
   static __device__ __forceinline__ unsigned thread() {
     return kKeepsAddresses ? threadIdx.x : ptx::computed_here(threadIdx.x);
@@ -271,11 +279,12 @@ struct ProductsSm80 {
   static __device__ __forceinline__ void multiply_columns_16_bit(
       Sums& sums, const Fragment (&weights)[kRowTiles], const T* columns, int depth,
       int first_chunk) {
-    const int lane = thread() % 32, column = depth * 16 + lane % 16;
+    const int lane = thread() % 32;
+    const unsigned place = address(columns, lane % 16, first_chunk + lane / 16);
 #pragma unroll
     for (int pair = 0; pair < kSumDim / 16; ++pair) {
       Fragment both;
-      ptx::ldmatrix_x4_trans(both, address(columns, column, first_chunk + pair * 2 + lane / 16));
+      ptx::ldmatrix_x4_trans(both, Rows::moved(place, pair * 2) + depth * 16 * kRowBytes);
       const Operand<kFlavor, 4> right(both);
 #pragma unroll
       for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {

@@ -5,8 +5,14 @@
 #include "../../common/attention_params.cuh"
 #include "../../common/numeric.cuh"
 #include "../../common/pack.cuh"
+#include "query_sums.cuh"
 
 namespace cupyna {
+
+template <typename T>
+struct alignas(16) Eight {
+  T channels[8];
+};
 
 template <typename T>
 struct FusedRow {
@@ -45,20 +51,22 @@ struct FusedRow {
     return (static_cast<long long>(batch) * gridDim.y + head) * tokens() + token;
   }
 
+  __device__ __forceinline__ int sums_length() const {
+    return QuerySums::row_length(params.sum_order, params.head_dim);
+  }
+
   __device__ __forceinline__ float* sums() const {
-    return params.query_sums + index() * params.head_dim + channel;
+    return params.query_sums + index() * sums_length();
   }
 
   // Statistics of the query, and sums of zero where they are wanted.
   __device__ __forceinline__ void begin() const {
     float delta = 0;
     if (is_real && channel < params.value_dim) {
-      const uint4 out = *reinterpret_cast<const uint4*>(in<T>(params.out) + channel);
-      const uint4 dout = *reinterpret_cast<const uint4*>(in<T>(params.dout) + channel);
-      const T* a = reinterpret_cast<const T*>(&out);
-      const T* b = reinterpret_cast<const T*>(&dout);
+      const auto out = *reinterpret_cast<const Eight<T>*>(in<T>(params.out) + channel);
+      const auto dout = *reinterpret_cast<const Eight<T>*>(in<T>(params.dout) + channel);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) delta += widen(a[i]) * widen(b[i]);
+      for (int i = 0; i < 8; ++i) delta += widen(out.channels[i]) * widen(dout.channels[i]);
     }
     for (int step = params.row_lanes / 2; step > 0; step /= 2) {
       delta += __shfl_xor_sync(0xffffffffu, delta, step);
@@ -68,25 +76,27 @@ struct FusedRow {
       if (params.dlse.data != nullptr) delta -= *in<float>(params.dlse);
       params.statistics[index()] = Statistics{*in<float>(params.lse) * kLog2E, delta};
     }
-    if (params.query_sums != nullptr && channel < params.head_dim) {
-      const float4 zero = make_float4(0, 0, 0, 0);
-      reinterpret_cast<float4*>(sums())[0] = zero;
-      reinterpret_cast<float4*>(sums())[1] = zero;
+    if (params.query_sums == nullptr) return;
+    for (int i = channel; i < sums_length(); i += 8 * params.row_lanes) {
+      *reinterpret_cast<Eight<float>*>(sums() + i) = Eight<float>{};
     }
   }
 
   // Sums times the scale, rounded.
   __device__ __forceinline__ void end() const {
     if (!is_real || channel >= params.head_dim) return;
-    const int turn = params.has_turned_sums ? sum_turn(params.head_dim, y, z) : 0;
-    const float4* found =
-        reinterpret_cast<const float4*>(sums() - channel + (channel / 8 ^ turn) * 8);
-    const float4 low = found[0];
-    const float4 high = found[1];
-    const float scale = params.scale;
-    *reinterpret_cast<uint4*>(in<T>(params.dq) + channel) = make_uint4(
-        pack<T>(low.x * scale, low.y * scale), pack<T>(low.z * scale, low.w * scale),
-        pack<T>(high.x * scale, high.y * scale), pack<T>(high.z * scale, high.w * scale));
+    const SumOrder order = params.sum_order;
+    const int turn = order == SumOrder::kTurned ? sum_turn(params.head_dim, y, z) : 0;
+    Eight<T> rounded;
+#pragma unroll
+    for (int i = 0; i < 8; i += 2) {
+      const int place = order == SumOrder::kByThread ? QuerySums::place_of(channel + i)
+                                                     : (channel / 8 ^ turn) * 8 + i;
+      const float2 two = *reinterpret_cast<const float2*>(sums() + place);
+      rounded.channels[i] = narrow<T>(two.x * params.scale);
+      rounded.channels[i + 1] = narrow<T>(two.y * params.scale);
+    }
+    *reinterpret_cast<Eight<T>*>(in<T>(params.dq) + channel) = rounded;
   }
 };
 

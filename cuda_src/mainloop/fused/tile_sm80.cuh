@@ -64,6 +64,7 @@ struct FusedTileSm80 {
     Coordinate origin;        // first position of the column tile
     int head;                 // of the columns; none where the walk has ended
     long long query;          // index of the tile's first token, where columns are queries
+    unsigned last;            // bounds of the box inside the column tile
 
     __device__ __forceinline__ bool is_inside() const { return head >= 0; }
   };
@@ -78,7 +79,9 @@ struct FusedTileSm80 {
     int tokens[kHasColumnStatistics ? kColumns : 1];  // from the tile's first token
     Place walk[kPlaces];
     // Of the queries among rows and columns, in backward.
-    Statistics statistics[kRowArrays == 1 ? 1 : kRowsAreQueries ? kRows : kStages * kColumns];
+    alignas(16) Statistics statistics[kRowArrays == 1   ? 1
+                                      : kRowsAreQueries ? kRows
+                                                        : kStages * kColumns];
     Window windows[kRows];
     unsigned fields[kColumns];  // coordinates inside a column tile, packed
     WarpBox boxes[kWarps];
@@ -287,17 +290,24 @@ struct FusedTileSm80 {
   __device__ __forceinline__ void advance(Place& place) const {
     Coordinate& origin = place.origin;
     origin.z += params.tile[2].column_extent;
-    if (origin.z >= own[2].box_end) {
-      origin.z = own[2].box_begin;
-      origin.y += params.tile[1].column_extent;
-      if (origin.y >= own[1].box_end) {
-        origin.y = own[1].box_begin;
-        origin.x += params.tile[0].column_extent;
-        if (origin.x >= own[0].box_end) {
-          origin.x = own[0].box_begin;
-          const bool is_last = kRowsAreQueries || place.head + 1 == (head + 1) * params.head_group;
-          place.head = is_last ? -1 : place.head + 1;
-        }
+    if (origin.z < own[2].box_end) {
+      // Along a line a step is always the same: other warps wait for the thread that takes it.
+      const int tokens = params.tile[2].column_extent * params.axis[2].dilation;
+      place.first += tokens * columns.first.axis[2];
+      place.second += tokens * columns.second.axis[2];
+      if constexpr (kHasColumnStatistics) place.query += tokens;
+      place.last = last_in_box(origin);
+      return;
+    }
+    origin.z = own[2].box_begin;
+    origin.y += params.tile[1].column_extent;
+    if (origin.y >= own[1].box_end) {
+      origin.y = own[1].box_begin;
+      origin.x += params.tile[0].column_extent;
+      if (origin.x >= own[0].box_end) {
+        origin.x = own[0].box_begin;
+        const bool is_last = kRowsAreQueries || place.head + 1 == (head + 1) * params.head_group;
+        place.head = is_last ? -1 : place.head + 1;
       }
     }
     if (place.is_inside()) locate(place);
@@ -307,6 +317,7 @@ struct FusedTileSm80 {
     place.first = row_offset(columns.first, place.origin, place.head);
     place.second = row_offset(columns.second, place.origin, place.head);
     if constexpr (kHasColumnStatistics) place.query = query_index(place.origin, place.head);
+    place.last = last_in_box(place.origin);
   }
 
   // Both arrays of one column tile; what lies outside the box is zero.
@@ -317,7 +328,7 @@ struct FusedTileSm80 {
                in_second = chunk * kPerChunk < params.value_dim;
     const T* first = static_cast<const T*>(columns.first.data) + place.first + chunk * kPerChunk;
     const T* second = static_cast<const T*>(columns.second.data) + place.second + chunk * kPerChunk;
-    const unsigned last = last_in_box(place.origin);
+    const unsigned last = place.last;
     // Tables are read in batches, to wait once for each; more would need too many registers.
     constexpr int kCopies = kColumns * kChunks / kThreads, kBatch = kCopies < 4 ? kCopies : 4;
 #pragma unroll
@@ -346,7 +357,10 @@ struct FusedTileSm80 {
 
   __device__ __forceinline__ void copy_statistics(const Place& place, int stage,
                                                   unsigned last) const {
-    for (int column = threadIdx.x; column < kColumns; column += kThreads) {
+#pragma unroll
+    for (int begin = 0; begin < kColumns; begin += kThreads) {
+      const int column = begin + threadIdx.x;
+      if (column >= kColumns) break;
       const bool is_there = is_not_past(shared.fields[column], last);
       ptx::copy_async_8(ptx::shared_address(&shared.statistics[stage * kColumns + column]),
                         statistics + place.query + shared.tokens[column], is_there ? 8 : 0);

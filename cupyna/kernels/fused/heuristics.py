@@ -64,7 +64,7 @@ _SHAPES: dict[Pass, Sequence[FusedShape]] = {
     "both": [shape for shape in GRADIENT_SHAPES if shape.sums_queries],
 }
 
-_COLUMN_EXTENTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 64)
+_COLUMN_EXTENTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 64, 128)
 
 
 @dataclass(frozen=True, slots=True)

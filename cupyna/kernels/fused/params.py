@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ __all__ = [
     "FORWARD_PARAMS",
     "GRADIENT_PARAMS",
     "Gradients",
+    "SumOrder",
     "pack_attention",
     "pack_beside_gradient",
     "pack_bias_gradient",
@@ -74,7 +76,7 @@ _GRADIENT_FIELDS: list[Any] = [
     ("statistics", np.uint64),
     ("query_sums", np.uint64),
     ("row_lanes", np.int32),
-    ("has_turned_sums", np.int32),
+    ("sum_order", np.int32),
 ]
 GRADIENT_PARAMS = np.dtype(_GRADIENT_FIELDS, align=True)
 BESIDE_GRADIENT_PARAMS = np.dtype(
@@ -100,6 +102,18 @@ BIAS_GRADIENT_PARAMS = np.dtype(
 )
 
 
+class SumOrder(IntEnum):
+    """How channels of a query's sums stand in memory: ``SumOrder`` of the sources."""
+
+    BY_CHANNEL = 0
+    TURNED = 1
+    BY_THREAD = 2
+
+    def row_length(self, head_dim: int) -> int:
+        """Numbers from one row of sums to the next."""
+        return -(-head_dim // 32) * 32 if self is SumOrder.BY_THREAD else head_dim
+
+
 @dataclass(frozen=True, slots=True)
 class Gradients:
     """What backward has beside forward's arrays.
@@ -111,9 +125,9 @@ class Gradients:
     statistics : int
         Pointer to two float32 numbers for each query, ``[batch, heads, tokens, 2]``.
     query_sums : int
-        Pointer to float32 sums, ``[batch, heads, tokens, head_dim]``; 0 where no kernel needs them.
-    has_turned_sums : bool
-        Whether chunks of their channels have changed places.
+        Pointer to float32 sums, ``[batch, heads, tokens, row]``; 0 where no kernel needs them.
+    sum_order : SumOrder
+        How their channels stand in a row.
     """
 
     dout: DeviceArray
@@ -123,7 +137,7 @@ class Gradients:
     dv: DeviceArray
     statistics: int
     query_sums: int = 0
-    has_turned_sums: bool = False
+    sum_order: SumOrder = SumOrder.BY_CHANNEL
 
 
 def pack_attention(
@@ -259,7 +273,7 @@ def _gradient_record(
         gradients.statistics,
         gradients.query_sums,
         row_lanes(problem),
-        int(gradients.has_turned_sums),
+        gradients.sum_order,
     )
 
 

@@ -38,6 +38,7 @@ _BLOCK_TABLE_BYTES = 3 * (28 + 16 + 48)
 _STATISTICS_BYTES = 8  # of one query
 _FOUND_TILES_BYTES = 32 * (3 * 28 + 4) + 3 * 4
 _ALIGNMENT_BYTES = 64  # between the tables
+_SCORES_ALIGNMENT_BYTES = 256
 _STAGES = 2
 
 
@@ -116,7 +117,9 @@ class FusedShape:
         tiles = tokens * self.head_dim * self.item_bytes
         tables = self.rows * _ROW_TABLE_BYTES + self.columns * _COLUMN_TABLE_BYTES
         tables += self.warps * _WARP_TABLE_BYTES + self._queries + _BLOCK_TABLE_BYTES
-        scores = self.rows * self.columns * 2 + self.warps if self.sums_queries else 0
+        scores = 0
+        if self.sums_queries:
+            scores = self.rows * self.columns * 2 + self.warps + _SCORES_ALIGNMENT_BYTES
         if self.direction == "bias_gradient":
             scores = self.rows * (self.columns * self.item_bytes + _STEP_BYTES + 4)
             scores += _FOUND_TILES_BYTES
