@@ -12,6 +12,7 @@ from cupyna.backends.hopper import CudaHopper
 from cupyna.kernels.fused.params import Gradients
 from cupyna.kernels.hopper.gradient_heuristics import hopper_gradient_passes, passes_us
 from cupyna.kernels.hopper.gradient_params import pack_hopper_gradient
+from cupyna.kernels.hopper.gradient_schedule import gradient_schedule
 from cupyna.kernels.hopper.gradient_shapes import HOPPER_GRADIENT_SHAPES
 from cupyna.kernels.hopper.shapes import CONSUMER_ROWS
 from cupyna.kernels.hopper.tensor_map import BoxOrder, most_tokens
@@ -57,6 +58,7 @@ def test_parameters(encoded: list[tuple]) -> None:
     (packed,) = pack_hopper_gradient(problem, -0.5, of_keys, q, k, k, gradients)
     tiles = math.prod(-(-256 // extent) for extent in of_keys.row_tile)
     assert packed["tiles"] == tiles and packed["row_heads"] == 6 and packed["head_group"] == 4
+    assert packed["items"] == tiles * 6 * 2 and packed["rotation"] == packed["reversed_planes"] == 0
     assert packed["box_order"] == BoxOrder.BATCH_OUTERMOST
     assert packed["split_axis"] == 1 + of_keys.split_axis and packed["scale"] == -0.5
     assert packed["gradient"]["data"].tolist() == [128, k.pointer]
@@ -68,6 +70,26 @@ def test_parameters(encoded: list[tuple]) -> None:
     assert boxes[2] == boxes[3] == [64, 1, *of_keys.column_tile[::-1], 1]
     (packed,) = pack_hopper_gradient(problem, 0.5, of_queries, q, k, k, gradients)
     assert packed["gradient"]["data"].tolist() == [64, 0] and packed["row_heads"] == 24
+
+
+@pytest.mark.parametrize(
+    ("channels", "compiled"), [(8, 32), (32, 32), (40, 64), (72, 96), (96, 96)]
+)
+def test_channels_have_their_own_shapes(channels: int, compiled: int) -> None:
+    for deterministic in (False, True):
+        problem = replace(LARGE, head_dim=channels, value_dim=channels, deterministic=deterministic)
+        for chosen in hopper_gradient_passes(problem, H200):
+            assert chosen.shape.head_dim == compiled
+
+
+def test_blocks_stay_and_share_the_tiles() -> None:
+    (chosen,) = hopper_gradient_passes(LARGE, H200)
+    grid = gradient_schedule(LARGE, chosen, H200)
+    assert grid.blocks == H200.processors and 1 <= grid.imbalance < 1.1
+    small = replace(LARGE, heads=1, kv_heads=1, spatial=(32, 32), kernel_size=(9, 9))
+    (*_, of_keys) = hopper_gradient_passes(small, H200)
+    tiles = math.prod(-(-32 // extent) for extent in of_keys.row_tile)
+    assert gradient_schedule(small, of_keys, H200).blocks == tiles
 
 
 @pytest.mark.parametrize(

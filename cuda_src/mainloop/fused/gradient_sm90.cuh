@@ -14,7 +14,6 @@
 // exchange dS, two buffers in turn: one barrier for each tile of columns.
 #pragma once
 
-#include "../../common/numeric.cuh"
 #include "../../common/warp.cuh"
 #include "../../ptx/arithmetic.cuh"
 #include "gradient_planner_sm90.cuh"

@@ -25,15 +25,15 @@ __all__ = [
 ]
 
 # Clocks of one multiprocessor: per multiplication of a pair's channel, per pair of softmax and of
-# mask, per query whose sums are added to memory, per tile of columns, and per tile of rows where
-# shared memory holds one of them or two. Fitted to 21 runs of 5 problems on an H200, with a
-# root-mean-square error of 4 %.
-_MULTIPLY = 0.423e-3
-_SOFTMAX = 0.0044
-_MASK = 0.007
-_ADD = 20.8
-_COLUMN_TILE = 1105.0
-_ROW_TILE = {1: 9400.0, 2: 6500.0}
+# mask, per query whose sums are added to memory, per tile of columns (fitted to 43 runs of 14
+# problems on an H200), and per tile of rows where shared memory holds one of them or two (chosen
+# for 21 runs of 5 problems, which all of these meet with a root-mean-square error of 7 %).
+_MULTIPLY = 0.491e-3
+_SOFTMAX = 0.044
+_MASK = 0.0114
+_ADD = 18.7
+_COLUMN_TILE = 627.0
+_ROW_TILE = {1: 10000.0, 2: 5500.0}
 _CLOCKS_PER_US = 1700.0
 _LAUNCH_US = 3.0
 
@@ -172,7 +172,8 @@ def _time_us(
         + block.box_tiles * (_COLUMN_TILE + shape.sums_queries * shape.columns * _ADD)
     )
     row_heads = problem.heads if shape.side == "query" else problem.kv_heads
-    clocks = problem.batch * (clocks_of_heads + row_heads * block.tiles * _ROW_TILE[shape.row_buffers])
+    clocks_of_tiles = row_heads * block.tiles * _ROW_TILE[shape.row_buffers]
+    clocks = problem.batch * (clocks_of_heads + clocks_of_tiles)
     blocks = problem.batch * row_heads * block.tiles
     waves = -(-blocks // device.processors) * device.processors / blocks
     return clocks * waves / device.processors / _CLOCKS_PER_US
