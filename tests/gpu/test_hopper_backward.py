@@ -116,7 +116,7 @@ def test_any_gradient(
     check(problem, given if scale is None else replace(given, scale=scale))
 
 
-@pytest.mark.parametrize("head_dim", [32, 64, 96, 128])
+@pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize(
     ("spatial", "kernel_size"), [((1100,), (500,)), ((41, 37), (13, 20)), ((11, 13, 17), (5, 9, 6))]
 )
@@ -154,8 +154,7 @@ def test_arrays_of_any_layout_that_boxes_allow() -> None:
                 expected[name].check(found)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("head_dim", [32, 64, 96, 128])
+@pytest.mark.parametrize(("head_dim", "dtype"), [(64, "float16"), (128, "bfloat16")])
 def test_a_hundred_repeats(head_dim: int, dtype: str) -> None:
     """Two passes give the same bits in every run, one pass the same within rounding."""
     problem = Problem(
@@ -176,17 +175,16 @@ def test_a_hundred_repeats(head_dim: int, dtype: str) -> None:
                     expected[name].check(b)
 
 
-def test_blocks_that_take_many_tiles() -> None:
+@pytest.mark.parametrize(
+    ("head_dim", "is_causal"), [(32, True), (64, False), (96, True), (128, False)]
+)
+def test_blocks_that_take_many_tiles(head_dim: int, is_causal: bool) -> None:
     """More tiles than multiprocessors: every block takes several, of many heads and entries."""
     problem = Problem(
-        3, (24, 20), 16, 16, 64, 64, "float16", (9, 12), (1, 1), (1, 1), (False, False)
+        3, (20, 12), 16, 16, head_dim, head_dim, "float16",
+        (9, 8), (1, 1), (1, 1), (is_causal, False),
     )  # fmt: skip
-    for head_dim in (32, 64, 96, 128):
-        for is_causal in (False, True):
-            wide = replace(
-                problem, head_dim=head_dim, value_dim=head_dim, is_causal=(is_causal, False)
-            )
-            check(wide, inputs(wide))
+    check(problem, inputs(problem))
 
 
 def test_auto_takes_it_for_a_large_window() -> None:
