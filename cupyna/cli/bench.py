@@ -156,7 +156,7 @@ def _run(
 ) -> None:
     from cupyna.profiling import bench as runner
     from cupyna.profiling.ceilings import Ceilings
-    from cupyna.profiling.records import environment, write
+    from cupyna.profiling.records import Journal, environment
     from cupyna.profiling.report import expectations, leads, summary, table
 
     found: list[Measurement] = []
@@ -165,12 +165,17 @@ def _run(
         **head,
         "ceilings": Ceilings.measured(plan.dtypes).to_json(),
     }
-    for measurement in _watched(runner.measure(plan, device), plan.count):
-        found.append(measurement)
-        if len(found) == 1:
-            whole |= environment(commit)
-        if out is not None:
-            write(out, whole, found)
+    journal = None if out is None else Journal(out)
+    try:
+        for measurement in _watched(runner.measure(plan, device), plan.count):
+            found.append(measurement)
+            if len(found) == 1:
+                whole |= environment(commit)
+            if journal is not None:
+                journal.add(whole, measurement)
+    finally:
+        if journal is not None and found:
+            journal.close()
     console.print(table(found))
     for line in summary(found):
         console.print(line, style="dim")
@@ -188,7 +193,9 @@ def _watched(measurements: Iterator[Measurement], total: int) -> Iterator[Measur
         TimeRemainingColumn(),
         TextColumn("{task.fields[now]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    # Drawing takes the interpreter from what is timed: once a second is enough.
+    shown = Progress(*columns, console=Console(stderr=True), refresh_per_second=1)
+    with shown as progress:
         task = progress.add_task("", total=total, now="")
         for measurement in measurements:
             now = f"{measurement.name} {measurement.problem.dtype}"

@@ -29,8 +29,11 @@ _MOST_SETS = 16
 # No GPU multiplies faster; what would take too long even so is not begun.
 _FASTEST_FLOPS = 4e15
 
-# Runs of one time at least: to check, to warm up, and samples.
-_LEAST_RUNS = 4
+# Runs of one time at least: to check, to see how long it takes, and a sample.
+_LEAST_RUNS = 3
+
+# Of the time for a problem, what rounds may take; the rest is for checks and for getting ready.
+_ROUNDS_SHARE = 0.5
 
 # Work that takes more of the free memory begins with an empty pool.
 _LARGE = 0.25
@@ -52,7 +55,8 @@ class Plan:
     rounds : int, optional
         Interleaved samples of each implementation.
     limit_s : float, optional
-        Time for one problem in one dtype. What has not begun by then is recorded as refused.
+        Time for one problem in one dtype. What has not begun by then, or would take most of it
+        alone, is recorded as refused; what is slow is run in fewer rounds.
     """
 
     rows: Sequence[Row]
@@ -71,13 +75,16 @@ class Plan:
 def measure(plan: Plan, device: DeviceSpec, meter: Meter | None = None) -> Iterator[Measurement]:
     """Measure every problem of a plan in every dtype."""
     meter = Meter() if meter is None else meter
-    # torch collects garbage before each capture: what is there now need not be looked at again.
+    # Every collection goes over all there is, but for what is frozen.
     gc.freeze()
     try:
         for row in plan.rows:
             for dtype in plan.dtypes:
                 with meter.stream():
-                    yield _Bench(plan, device, meter, row, row.problem(dtype)).measure()
+                    found = _Bench(plan, device, meter, row, row.problem(dtype)).measure()
+                    meter.settle()
+                gc.freeze()  # what is left is kept: tile searches remember a lot
+                yield found
     finally:
         gc.unfreeze()
 
@@ -132,8 +139,8 @@ class _Bench:
                 repeat = self._guarded(implementation, direction)
                 if repeat is not None:
                     repeats[implementation.name] = repeat
-            left = max(1.0, self._start + self._plan.limit_s - monotonic())
-            times = interleave(repeats, self._plan.rounds, left)
+            share_s = _ROUNDS_SHARE * self._plan.limit_s / len(self._plan.directions)
+            times = interleave(repeats, self._plan.rounds, share_s)
             for name, found in times.items():
                 record = self._found.records[name]
                 record.times[direction] = found
@@ -178,8 +185,12 @@ class _Bench:
         check = self._check(computed)
         if direction != "forward" and not check.reaches_keys:
             raise Refused("has gradients that are too large to be checked")
-        works = [implementation.work(self._problem, tensors, direction) for tensors in self._sets]
-        record.about[direction] = dict(works[0].about)
+        works = [implementation.work(self._problem, self._sets[0], direction)]
+        record.about[direction] = about = dict(works[0].about)
+        expected_s = sum(part.get("expected_us", 0.0) for part in about.values()) / 1e6
+        if _LEAST_RUNS * expected_s > self._plan.limit_s:
+            raise Refused(f"is expected to take {expected_s:.1f} s a call")
+        works += [implementation.work(self._problem, t, direction) for t in self._sets[1:]]
         if needed > _LARGE * free:
             self._meter.settle()
         kept, record.peak_bytes[direction] = self._meter.run(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from .._version import __version__
@@ -22,6 +24,7 @@ from .timing import Times
 __all__ = [
     "FORMAT",
     "Comparison",
+    "Journal",
     "Measurement",
     "Record",
     "compare",
@@ -171,14 +174,55 @@ def environment(commit: str) -> dict[str, Any]:
     }
 
 
+class Journal:
+    """A file that grows with every measurement, and is whole at any time.
+
+    Parameters
+    ----------
+    path : Path
+    interval_s : float, optional
+        It is not written again sooner than this; :meth:`close` writes the rest.
+    """
+
+    def __init__(self, path: Path, interval_s: float = 2.0) -> None:
+        self._path = path
+        self._interval_s = interval_s
+        self._written = -math.inf
+        # A file of hundreds of problems takes a second to encode: each is encoded once.
+        self._parts: list[str] = []
+        self._head: Mapping[str, Any] = {}
+
+    def add(self, head: Mapping[str, Any], measurement: Measurement) -> None:
+        """Take one more measurement, under what the whole file says of the run."""
+        self._head = head
+        self._parts.append(_indented(measurement.to_json(), 2))
+        if monotonic() - self._written > self._interval_s:
+            self.close()
+
+    def close(self) -> None:
+        """Write everything as JSON, whole or not at all."""
+        # The list is the last thing of the head.
+        text = _indented({"format": FORMAT, **self._head, "measurements": []}, 0)
+        if self._parts:
+            parts = ",\n".join(f"  {part}" for part in self._parts)
+            text = text.removesuffix("[]\n}") + f"[\n{parts}\n ]\n}}"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        part = self._path.with_name(self._path.name + ".part")
+        part.write_text(text + "\n", "utf-8")
+        part.replace(self._path)
+        self._written = monotonic()
+
+
 def write(path: Path, head: Mapping[str, Any], measurements: Iterable[Measurement]) -> None:
-    """Write everything as JSON, whole or not at all: a long run writes after every problem."""
-    found = [measurement.to_json() for measurement in measurements]
-    document = {"format": FORMAT, **head, "measurements": found}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-    part.replace(path)
+    """Write a whole file at once."""
+    journal = Journal(path, math.inf)
+    for measurement in measurements:
+        journal.add(head, measurement)
+    journal.close()
+
+
+def _indented(value: Any, depth: int) -> str:
+    return json.dumps(value, indent=1).replace("\n", "\n" + " " * depth)
 
 
 def compare(first: Path, second: Path) -> Sequence[Comparison]:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from cupyna.profiling.problems import find
-from cupyna.profiling.records import Measurement, Record, compare, write
+from cupyna.profiling.records import FORMAT, Journal, Measurement, Record, compare, write
 from cupyna.profiling.report import (
     comparison_table,
     expectations,
@@ -58,6 +58,18 @@ def test_a_file_holds_times_errors_and_reasons(tmp_path: Path) -> None:
     assert found["implementations"]["fused"]["backward"] == {"refused": "has none"}
     assert found["implementations"]["peer"]["forward"]["refused"] == "wrong: out"
     assert not list(path.parent.glob("*.part"))
+
+
+def test_a_file_that_grows_is_whole_at_any_time(tmp_path: Path) -> None:
+    path = tmp_path / "growing.json"
+    measured = [_measurement(time_us).to_json() for time_us in (1.0, 2.0, 3.0)]
+    journal = Journal(path, interval_s=60.0)
+    for i in range(3):
+        journal.add({"rounds": i}, _measurement(i + 1.0))
+        assert len(json.loads(path.read_text("utf-8"))["measurements"]) == 1
+    journal.close()
+    whole = {"format": FORMAT, "rounds": 2, "measurements": measured}
+    assert path.read_text("utf-8") == json.dumps(whole, indent=1) + "\n"
 
 
 def test_two_files_are_compared_where_they_share_a_time(tmp_path: Path) -> None:
