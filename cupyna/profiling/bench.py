@@ -26,8 +26,14 @@ __all__ = ["Plan", "measure"]
 # Sets of inputs that together do not fit in the cache.
 _MOST_SETS = 16
 
-# No GPU multiplies faster; what would take too long even so is not begun.
-_FASTEST_FLOPS = 4e15
+# No GPU makes more operations in a microsecond; what would take too long even so is not begun.
+_FASTEST = 4e9
+
+# Times from which on an implementation has reached its rate, which larger problems do not raise.
+_STEADY_US = 10000.0
+
+# Operations in a microsecond by implementation, direction and dtype.
+Rates = dict[tuple[str, str, str], float]
 
 # Runs of one time at least: to check, to see how long it takes, and a sample.
 _LEAST_RUNS = 3
@@ -77,11 +83,13 @@ def measure(plan: Plan, device: DeviceSpec, meter: Meter | None = None) -> Itera
     meter = Meter() if meter is None else meter
     # Every collection goes over all there is, but for what is frozen.
     gc.freeze()
+    rates: Rates = {}
     try:
         for row in plan.rows:
             for dtype in plan.dtypes:
                 with meter.stream():
-                    found = _Bench(plan, device, meter, row, row.problem(dtype)).measure()
+                    problem = row.problem(dtype)
+                    found = _Bench(plan, device, meter, row, problem, rates).measure()
                     meter.settle()
                 gc.freeze()  # what is left is kept: tile searches remember a lot
                 yield found
@@ -98,9 +106,16 @@ class _Bench:
     """One problem in one dtype."""
 
     def __init__(
-        self, plan: Plan, device: DeviceSpec, meter: Meter, row: Row, problem: Problem
+        self,
+        plan: Plan,
+        device: DeviceSpec,
+        meter: Meter,
+        row: Row,
+        problem: Problem,
+        rates: Rates,
     ) -> None:
         self._plan = plan
+        self._rates = rates
         self._meter = meter
         self._problem = problem
         self._sinks = row.sinks
@@ -144,10 +159,20 @@ class _Bench:
             for name, found in times.items():
                 record = self._found.records[name]
                 record.times[direction] = found
+                self._learn(name, direction, found.median_us)
                 record.is_graph[direction] = repeats[name].is_graph
             repeats.clear()
             self._meter.settle()
         return self._found
+
+    def _learn(self, name: str, direction: Direction, median_us: float) -> None:
+        """Remember the best rate of what takes long."""
+        if median_us < _STEADY_US:
+            return
+        implementation = next(one for one in self._plan.implementations if one.name == name)
+        rate = flops(implementation.computes(self._problem), direction) / median_us
+        key = (name, direction, self._problem.dtype)
+        self._rates[key] = max(rate, self._rates.get(key, 0.0))
 
     def _guarded(self, implementation: Implementation, direction: Direction) -> Repeat | None:
         """The work made ready, or a reason in the record."""
@@ -179,9 +204,10 @@ class _Bench:
                 f"takes {needed / 2**30:.1f} GiB beside its inputs, and {free / 2**30:.1f} are free"
             )
         computed = implementation.computes(self._problem)
-        least_s = _LEAST_RUNS * flops(computed, direction) / _FASTEST_FLOPS
-        if least_s > self._plan.limit_s:
-            raise Refused(f"takes {least_s:.0f} s or more of {self._plan.limit_s:g} s")
+        rate = self._rates.get((implementation.name, direction, self._problem.dtype), _FASTEST)
+        least_s = flops(computed, direction) / rate / 1e6
+        if _LEAST_RUNS * least_s > self._plan.limit_s:
+            raise Refused(f"would take {least_s:.1f} s a call or more")
         check = self._check(computed)
         if direction != "forward" and not check.reaches_keys:
             raise Refused("has gradients that are too large to be checked")
@@ -189,7 +215,7 @@ class _Bench:
         record.about[direction] = about = dict(works[0].about)
         expected_s = sum(part.get("expected_us", 0.0) for part in about.values()) / 1e6
         if _LEAST_RUNS * expected_s > self._plan.limit_s:
-            raise Refused(f"is expected to take {expected_s:.1f} s a call")
+            raise Refused(f"would take {expected_s:.1f} s a call, as its model has it")
         works += [implementation.work(self._problem, t, direction) for t in self._sets[1:]]
         if needed > _LARGE * free:
             self._meter.settle()

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 __all__ = ["Repeat", "Times", "interleave", "own_stream"]
@@ -48,15 +49,28 @@ def own_stream() -> Iterator[None]:
     """Run everything on one stream that is not the default one.
 
     torch runs a backward pass on the stream of its forward pass; work that is captured must not
-    reach back to the default stream.
+    reach back to the default stream. It is the same stream every time: memory and workspaces of
+    torch belong to a stream, and stay with it.
     """
     import torch
 
-    stream = torch.cuda.Stream()
+    stream = _stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         yield
     torch.cuda.current_stream().wait_stream(stream)
+
+
+@cache
+def _stream(device: int) -> Any:
+    import torch
+
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream):
+        # The workspace of products comes with the first one, for good: now it takes a block of
+        # its own, later it could hold on to one that nearly fills the memory.
+        torch.mm(*torch.ones(2, 1, 1, device="cuda"))
+    return stream
 
 
 @contextmanager

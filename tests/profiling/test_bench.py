@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -150,7 +151,27 @@ def test_what_is_expected_to_take_too_long_is_not_begun(monkeypatch):
     monkeypatch.setattr(fused, "work", lambda *_: replace(work, about=slow))
     found = _run([fused], directions=["forward"], limit_s=10.0)
     assert expected_us < 4e6
-    assert found.records["fused"].refused["forward"] == "is expected to take 4.0 s a call"
+    assert (
+        found.records["fused"].refused["forward"] == "would take 4.0 s a call, as its model has it"
+    )
+
+
+def test_what_was_slow_is_not_begun_on_a_larger_problem():
+    (fused,) = ours(["fused"], CPU)
+
+    class Slow:
+        name, is_ours = "slow", False
+        computes, memory_bytes = fused.computes, fused.memory_bytes
+
+        def work(self, problem, tensors, direction):
+            work = fused.work(problem, tensors, direction)
+            return Work(lambda: time.sleep(0.02) or work.run(), work.read)
+
+    larger = replace(ROW, name="larger", batch=80)
+    plan = Plan([ROW, larger], ["float32"], [Slow()], ["forward"], rounds=1, limit_s=1.0)
+    first, second = (one.records["slow"] for one in measure(plan, CPU, HostMeter()))
+    assert first.times["forward"].median_us > 20000
+    assert second.refused["forward"].endswith("s a call or more")
 
 
 def test_memory_is_given_back_after_every_problem():
