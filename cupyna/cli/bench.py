@@ -82,6 +82,9 @@ def measure(
     limit: Annotated[
         float, typer.Option(min=1, help="Seconds for one problem in one dtype.")
     ] = 30.0,
+    allow_tf32: Annotated[
+        bool, typer.Option("--allow-tf32", help="Let float32 products be rounded to TF32.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
     commit: Annotated[str, typer.Option(help="Name of the measured commit, for the file.")] = "",
     compare: Annotated[
@@ -128,6 +131,7 @@ def measure(
             directions=[way for way in (*DIRECTIONS, *PIECES) if way in (direction or DIRECTIONS)],
             rounds=rounds,
             limit_s=limit,
+            allow_tf32=allow_tf32,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
@@ -63,6 +63,8 @@ class Plan:
     limit_s : float, optional
         Time for one problem in one dtype. What has not begun by then, or would take most of it
         alone, is recorded as refused; what is slow is run in fewer rounds.
+    allow_tf32 : bool, optional
+        Whether our float32 products may be rounded to TF32, as other libraries' are.
     """
 
     rows: Sequence[Row]
@@ -71,6 +73,11 @@ class Plan:
     directions: Sequence[Direction] = DIRECTIONS
     rounds: int = 5
     limit_s: float = 30.0
+    allow_tf32: bool = False
+
+    def problem(self, row: Row, dtype: str) -> Problem:
+        """A row as it is measured."""
+        return replace(row.problem(dtype), allow_tf32=self.allow_tf32 and dtype == "float32")
 
     @property
     def count(self) -> int:
@@ -88,7 +95,7 @@ def measure(plan: Plan, device: DeviceSpec, meter: Meter | None = None) -> Itera
         for row in plan.rows:
             for dtype in plan.dtypes:
                 with meter.stream():
-                    problem = row.problem(dtype)
+                    problem = plan.problem(row, dtype)
                     found = _Bench(plan, device, meter, row, problem, rates).measure()
                     meter.settle()
                 gc.freeze()  # what is left is kept: tile searches remember a lot

@@ -28,6 +28,7 @@ __all__ = [
     "Measurement",
     "Record",
     "compare",
+    "dtype_of",
     "environment",
     "flops",
     "write",
@@ -105,6 +106,7 @@ class Measurement:
             "suite": self.suite,
             "problem": self.name,
             "dtype": problem.dtype,
+            **({"allow_tf32": True} if problem.allow_tf32 else {}),
             "batch": problem.batch,
             "heads": problem.heads,
             "head_dim": problem.head_dim,
@@ -134,6 +136,11 @@ class Comparison:
     def ratio(self) -> float:
         """How many times the second file's time the first one's is."""
         return self.first_us / self.second_us
+
+
+def dtype_of(stored: Mapping[str, Any]) -> str:
+    """What tables call the dtype of a stored measurement."""
+    return f"{stored['dtype']}, TF32 allowed" if stored.get("allow_tf32") else str(stored["dtype"])
 
 
 def flops(problem: Problem, direction: str) -> int:
@@ -249,7 +256,8 @@ def _times(path: Path) -> Iterator[tuple[tuple[str, str, str, str], float]]:
         for implementation, directions in found["implementations"].items():
             for direction, result in directions.items():
                 if "median_us" in result:
-                    key = (found["problem"], found["dtype"], implementation, direction)
+                    dtype = dtype_of(found)
+                    key = (found["problem"], dtype, implementation, direction)
                     yield key, result["median_us"]
 
 

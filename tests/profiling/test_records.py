@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -86,6 +87,18 @@ def test_two_files_are_compared_where_they_share_a_time(tmp_path: Path) -> None:
     second.write_text("{}")
     with pytest.raises(ValueError, match=r"second\.json is no file of"):
         compare(first, second)
+
+
+def test_what_may_be_rounded_to_tf32_is_apart(tmp_path: Path) -> None:
+    row, files = find("E"), []
+    for allowed in (False, True):
+        problem = dataclasses.replace(row.problem("float32"), allow_tf32=allowed)
+        found = Measurement(row.suite, row.name, problem, _measurement(10.0).records)
+        files.append(tmp_path / f"{allowed}.json")
+        write(files[-1], {}, [found])
+    assert compare(*files) == []
+    (one,) = compare(files[1], files[1])
+    assert one.dtype == "float32, TF32 allowed"
 
 
 def test_tables_show_what_was_found() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...problem import Problem
 from ..problems import rows
-from ..records import FORMAT, flops
+from ..records import FORMAT, dtype_of, flops
 
 __all__ = ["Found", "Results", "documents", "gpu_of", "kinds", "load", "machine", "run", "table"]
 
@@ -28,7 +28,8 @@ class Found:
 
     @property
     def dtype(self) -> str:
-        return str(self.stored["dtype"])
+        """As tables call it."""
+        return dtype_of(self.stored)
 
     @property
     def suite(self) -> str:
@@ -45,7 +46,8 @@ class Found:
             kv_heads=stored["heads"],
             head_dim=stored["head_dim"],
             value_dim=stored["head_dim"],
-            dtype=self.dtype,
+            dtype=stored["dtype"],
+            allow_tf32=stored.get("allow_tf32", False),
             kernel_size=tuple(stored["kernel_size"]),
             stride=tuple(stored["stride"]),
             dilation=tuple(stored["dilation"]),
@@ -169,7 +171,7 @@ def load(folder: Path, *suites: str) -> list[Results]:
         for stored in document["measurements"]:
             if stored["suite"] not in suites:
                 continue
-            key = (gpu, stored["suite"], stored["problem"], stored["dtype"])
+            key = (gpu, stored["suite"], stored["problem"], dtype_of(stored))
             if key in known:
                 _replace(known[key].stored["implementations"], stored["implementations"])
             else:
