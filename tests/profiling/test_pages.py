@@ -131,6 +131,41 @@ def test_the_papers_tables_count_what_they_say(docs: Path) -> None:
     assert "| A100, the paper | +548 % (-53 / +3025) | +1759 % (+60 / +11885) |" in text
 
 
+def test_what_is_below_the_paper_or_behind_is_told(docs: Path, tmp_path: Path) -> None:
+    text = (docs / "generated" / "paper.md").read_text()
+    # Gains here are +150, +400 and +100 percent on every problem.
+    assert "### Below the paper's averages" in text
+    assert "| fused over naive | forward | float16 1-D | +400 % | +1759 % |" in text
+    assert "| fused over gemm | forward | float16 1-D | +100 % | +180 % |" in text
+    assert "| fused over gemm | forward+backward | float16 1-D |" not in text  # +57 percent
+    assert "| fused over gemm | forward | float32 1-D |" not in text  # +17 percent
+    assert "### Where a method is slower" in text
+    count = len([row for suite in ("paper-1d", "paper-2d", "paper-3d") for row in rows(suite)])
+    slower = (
+        f"| fused | FlashAttention-2, dense | forward+backward | float16 | {count} of {count} |"
+    )
+    assert slower in text
+    assert "| fused | naive |" not in text and "| gemm | fused |" not in text
+    cases = (docs / "generated" / "cases.md").read_text()
+    assert "is faster than *fused*: nowhere." in cases
+    # The paper's own naive kernels are the base where they were measured.
+    old = "NATTEN 0.17.5 naive"
+    found = _measured(rows("paper-1d")[0], "float16", {"naive": 50.0, "fused": 10.0, old: 900.0})
+    write(tmp_path / "results" / "a.json", HEAD, [found])
+    write_pages(tmp_path)
+    text = (tmp_path / "generated" / "paper.md").read_text()
+    assert "gemm over naive | fused over naive | fused over gemm | gemm over NATTEN" in text
+    assert "+8900 % (+8900 / +8900); 90.00x |" in text
+    assert "0 of 2 averages are smaller" in text
+
+
+def test_a_profile_says_what_holds_each_method(docs: Path) -> None:
+    text = (docs / "generated" / "why.md").read_text()
+    assert "*naive, forward* asks the cache for 0.0 times the least bytes" in text  # 0.5 bytes
+    assert "Tensor cores are busy 50% of the time." in text
+    assert text.count("Neither bounds it") + text.count("bounds it.") >= 6
+
+
 def test_the_cases_show_the_floor_and_the_rough(docs: Path) -> None:
     text = (docs / "generated" / "cases.md").read_text()
     assert "\\* Its error is larger" in text
@@ -212,6 +247,7 @@ def test_growth_tells_the_power_of_the_size(docs: Path) -> None:
 def test_the_longest_context_tells_why_it_ends(docs: Path) -> None:
     text = (docs / "generated" / "scaling.md").read_text()
     assert "| naive | float16 | forward | 524,288 | 0.099 | 0.00 | takes 200.0 GiB" in text
+    assert "longest-h200.svg" in text and "| tokens, float16, forward, ms | fused | naive |" in text
     assert "| fused | float16 | forward | 33,554,432 | 0.010 | 0.00 | not tried |" in text
 
 
