@@ -164,10 +164,11 @@ def environment(commit: str) -> dict[str, Any]:
     """What the numbers depend on besides the code that is measured."""
     machine = examine()
     shipped = default_store().index if machine.shipped and not machine.shipped_is_stale else {}
+    name, identifier = _gpu_in_use()
     return {
-        "gpus": [gpu.name for gpu in machine.gpus],
+        "gpus": [name] if name else [gpu.name for gpu in machine.gpus],
         "driver": machine.gpus[0].driver if machine.gpus else "",
-        "clocks_mhz": _clocks(),
+        "clocks_mhz": _clocks(identifier),
         "versions": {
             "cupyna": __version__,
             "python": machine.python,
@@ -261,13 +262,27 @@ def _times(path: Path) -> Iterator[tuple[tuple[str, str, str, str], float]]:
                     yield key, result["median_us"]
 
 
-def _clocks() -> dict[str, int]:
-    """Clocks of the first GPU now, after the work, and the most it can have."""
+def _gpu_in_use() -> tuple[str, str]:
+    """Name of torch's current GPU, one of several perhaps, and what `nvidia-smi` knows it by."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return "", ""
+    if not torch.cuda.is_available():
+        return "", ""
+    properties = torch.cuda.get_device_properties()
+    uuid = getattr(properties, "uuid", None)
+    return str(properties.name), "" if uuid is None else f"--id=GPU-{uuid}"
+
+
+def _clocks(identifier: str) -> dict[str, int]:
+    """Clocks of the GPU in use now, after the work, and the most it can have."""
     names = {"sm": "clocks.sm", "memory": "clocks.mem", "most_sm": "clocks.max.sm"}
     query = f"--query-gpu={','.join(names.values())}"
+    of_one = [identifier] if identifier else []
     try:
         printed = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader,nounits"],
+            ["nvidia-smi", *of_one, query, "--format=csv,noheader,nounits"],
             capture_output=True, text=True, timeout=60, check=True,
         ).stdout  # fmt: skip
         values = [int(value) for value in printed.splitlines()[0].split(",")]

@@ -11,7 +11,7 @@ from ...tiles import TilePlan
 from ..implementations import DIRECTIONS, PIECES
 from ..records import flops
 from .plots import dots
-from .results import Found, Results, load, machine, table
+from .results import Found, Results, load, machine, slug, table
 
 __all__ = ["describe", "floor_us", "write"]
 
@@ -105,7 +105,7 @@ def _section(file: Results, dtype: str, direction: str, generated: Path) -> Iter
         rows.append((f"**{found.name}**: {describe(found)}", *cells, floor_cell))
         rates = {name: found.tflops(name, direction) for name in names}
         groups[found.name] = {name: rate for name, rate in rates.items() if rate is not None}
-    plot = f"{file.stem}-{dtype}-{direction.replace('+', '-')}.svg"
+    plot = f"{file.stem}-{slug(dtype, direction)}.svg"
     dots(generated / plot, "useful TFLOP/s", groups)
     yield f"![Rates of every problem, {dtype}, {direction}](../generated/{plot})"
     yield ""

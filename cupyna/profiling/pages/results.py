@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,18 @@ from ...problem import Problem
 from ..problems import rows
 from ..records import FORMAT, dtype_of, flops
 
-__all__ = ["Found", "Results", "documents", "gpu_of", "kinds", "load", "machine", "run", "table"]
+__all__ = [
+    "Found",
+    "Results",
+    "documents",
+    "gpu_of",
+    "kinds",
+    "load",
+    "machine",
+    "run",
+    "slug",
+    "table",
+]
 
 
 @dataclass(frozen=True)
@@ -192,6 +204,11 @@ def _replace(old: dict[str, Any], new: dict[str, Any]) -> None:
             del ways[direction]
     for name, ways in new.items():
         old.setdefault(name, {}).update(ways)
+
+
+def slug(*words: str) -> str:
+    """Words as part of a file's name."""
+    return "-".join(re.sub(r"[^0-9a-z]+", "-", word.lower()).strip("-") for word in words)
 
 
 def gpu_of(document: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .plots import Curves, curves
-from .results import Found, Results, load, machine, table
+from .results import Found, Results, load, machine, slug, table
 
 __all__ = ["write"]
 
@@ -62,7 +62,7 @@ def _growth(file: Results, dtype: str, direction: str, generated: Path) -> Itera
     yield f"### {dtype}, {direction}"
     yield ""
     for first in range(0, len(plots), 2):
-        plot = f"{file.stem}-{dtype}-{direction.replace('+', '-')}-{first}.svg"
+        plot = f"{file.stem}-{slug(dtype, direction)}-{first}.svg"
         curves(generated / plot, plots[first : first + 2])
         yield f"![Time as each size grows, {dtype}, {direction}](../generated/{plot})"
         yield ""
