@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from .geometry import Axis
@@ -16,6 +17,12 @@ METHODS: tuple[Method, ...] = ("naive", "gemm", "fused")
 Operation = Literal["forward", "backward", "qk", "av", "qk_backward", "av_backward"]
 
 _ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+
+@lru_cache(maxsize=4096)
+def _axes(*fields: tuple[int, ...]) -> tuple[Axis, ...]:
+    """The same objects for the same fields: searches of tiles ask for them a million times."""
+    return tuple(Axis(*of_axis) for of_axis in zip(*fields, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +80,7 @@ class Problem:
     @property
     def axes(self) -> tuple[Axis, ...]:
         """The geometry of each spatial axis."""
-        return tuple(
-            Axis(*fields)
-            for fields in zip(
-                self.spatial,
-                self.kernel_size,
-                self.stride,
-                self.dilation,
-                self.is_causal,
-                strict=True,
-            )
-        )
+        return _axes(self.spatial, self.kernel_size, self.stride, self.dilation, self.is_causal)
 
     @property
     def tokens(self) -> int:

@@ -141,6 +141,12 @@ def _axis_columns(axis: Axis, extent: int, side: Side) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
+@lru_cache(maxsize=4096)
+def _axis_largest_box(axis: Axis, extent: int, side: Side) -> int:
+    columns = _axis_columns(axis, extent, side)
+    return int((columns[4] - columns[3]).max())
+
+
 @lru_cache(maxsize=1024)
 def axis_pairs(axis: Axis) -> int:
     """Pairs of a query and a key that it sees, along one axis."""
@@ -169,6 +175,18 @@ def _axis_counts(axis: Axis, extent: int, box_extent: int, side: Side) -> tuple[
         dense * extent * box_extent,
         int(box_size.sum()),
     )
+
+
+@lru_cache(maxsize=16384)
+def _counts(
+    axes: tuple[Axis, ...], tile_shape: tuple[int, ...], box_tile_shape: tuple[int, ...], side: Side
+) -> Counts:
+    """Kept, as searches meet most plans several times."""
+    per_axis = [
+        _axis_counts(axis, extent, box_extent, side)
+        for axis, extent, box_extent in zip(axes, tile_shape, box_tile_shape, strict=True)
+    ]
+    return Counts(*(math.prod(column) for column in zip(*per_axis, strict=True)))
 
 
 @lru_cache(maxsize=4096)
@@ -235,11 +253,10 @@ class TilePlan:
     @property
     def largest_box(self) -> tuple[int, ...]:
         """Largest extent of a box along each axis."""
-        columns = [
-            _axis_columns(axis, extent, self.side)
+        return tuple(
+            _axis_largest_box(axis, extent, self.side)
             for axis, extent in zip(self.axes, self.tile_shape, strict=True)
-        ]
-        return tuple(int((column[4] - column[3]).max()) for column in columns)
+        )
 
     def tiles(self) -> Iterator[Tile]:
         """Every tile; each token of the grid belongs to exactly one."""
@@ -270,13 +287,7 @@ class TilePlan:
     @cached_property
     def counts(self) -> Counts:
         """Tiles, products and tokens read."""
-        per_axis = [
-            _axis_counts(axis, extent, box_extent, self.side)
-            for axis, extent, box_extent in zip(
-                self.axes, self.tile_shape, self.box_tile_shape, strict=True
-            )
-        ]
-        return Counts(*(math.prod(column) for column in zip(*per_axis, strict=True)))
+        return _counts(self.axes, self.tile_shape, self.box_tile_shape, self.side)
 
     @property
     def box_tiles_of_each(self) -> np.ndarray:

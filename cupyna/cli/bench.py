@@ -82,6 +82,9 @@ def measure(
     limit: Annotated[
         float, typer.Option(min=1, help="Seconds for one problem in one dtype.")
     ] = 30.0,
+    allow_tf32: Annotated[
+        bool, typer.Option("--allow-tf32", help="Let float32 products be rounded to TF32.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
     commit: Annotated[str, typer.Option(help="Name of the measured commit, for the file.")] = "",
     compare: Annotated[
@@ -128,6 +131,7 @@ def measure(
             directions=[way for way in (*DIRECTIONS, *PIECES) if way in (direction or DIRECTIONS)],
             rounds=rounds,
             limit_s=limit,
+            allow_tf32=allow_tf32,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -156,7 +160,7 @@ def _run(
 ) -> None:
     from cupyna.profiling import bench as runner
     from cupyna.profiling.ceilings import Ceilings
-    from cupyna.profiling.records import environment, write
+    from cupyna.profiling.records import Journal, environment
     from cupyna.profiling.report import expectations, leads, summary, table
 
     found: list[Measurement] = []
@@ -165,12 +169,17 @@ def _run(
         **head,
         "ceilings": Ceilings.measured(plan.dtypes).to_json(),
     }
-    for measurement in _watched(runner.measure(plan, device), plan.count):
-        found.append(measurement)
-        if len(found) == 1:
-            whole |= environment(commit)
-        if out is not None:
-            write(out, whole, found)
+    journal = None if out is None else Journal(out)
+    try:
+        for measurement in _watched(runner.measure(plan, device), plan.count):
+            found.append(measurement)
+            if len(found) == 1:
+                whole |= environment(commit)
+            if journal is not None:
+                journal.add(whole, measurement)
+    finally:
+        if journal is not None and found:
+            journal.close()
     console.print(table(found))
     for line in summary(found):
         console.print(line, style="dim")
@@ -188,7 +197,9 @@ def _watched(measurements: Iterator[Measurement], total: int) -> Iterator[Measur
         TimeRemainingColumn(),
         TextColumn("{task.fields[now]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    # Drawing takes the interpreter from what is timed: once a second is enough.
+    shown = Progress(*columns, console=Console(stderr=True), refresh_per_second=1)
+    with shown as progress:
         task = progress.add_task("", total=total, now="")
         for measurement in measurements:
             now = f"{measurement.name} {measurement.problem.dtype}"

@@ -112,7 +112,7 @@ def _measured(
 ) -> Profile:
     from cupyna.arrays import Device
     from cupyna.devices import device_spec
-    from cupyna.profiling.ncu import counters
+    from cupyna.profiling.ncu import MOST_BYTES, counters
     from cupyna.profiling.peers import load
     from cupyna.profiling.profile import measured
 
@@ -120,13 +120,18 @@ def _measured(
     for name, reason in missing.items():
         console.print(f"peer {name} is missing: {reason}")
     found = measured(row, dtype, device_spec(Device("cuda", 0)), names, others, operations)
-    for line in found.lines if with_counters else ():
-        if line.kernel and not line.refusal:
-            try:
-                line.counters = counters(line.name, found.problem, line.operation)
-            except (OSError, RuntimeError) as error:
-                console.print(str(error), style="dim")
-                break
+    counted = [
+        line
+        for line in found.lines
+        if line.kernel and not line.refusal and line.peak_bytes <= MOST_BYTES
+    ]
+    if with_counters and counted:
+        try:
+            calls = [(line.name, line.operation) for line in counted]
+            for line, one in zip(counted, counters(found.problem, calls), strict=True):
+                line.counters = one
+        except (OSError, RuntimeError) as error:
+            console.print(str(error), style="dim")
     return found
 
 

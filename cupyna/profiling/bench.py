@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
@@ -26,11 +26,20 @@ __all__ = ["Plan", "measure"]
 # Sets of inputs that together do not fit in the cache.
 _MOST_SETS = 16
 
-# No GPU multiplies faster; what would take too long even so is not begun.
-_FASTEST_FLOPS = 4e15
+# No GPU makes more operations in a microsecond; what would take too long even so is not begun.
+_FASTEST = 4e9
 
-# Runs of one time at least: to check, to warm up, and samples.
-_LEAST_RUNS = 4
+# Times from which on an implementation has reached its rate, which larger problems do not raise.
+_STEADY_US = 10000.0
+
+# Operations in a microsecond by implementation, direction and dtype.
+Rates = dict[tuple[str, str, str], float]
+
+# Runs of one time at least: to check, to see how long it takes, and a sample.
+_LEAST_RUNS = 3
+
+# Of the time for a problem, what rounds may take; the rest is for checks and for getting ready.
+_ROUNDS_SHARE = 0.5
 
 # Work that takes more of the free memory begins with an empty pool.
 _LARGE = 0.25
@@ -52,7 +61,10 @@ class Plan:
     rounds : int, optional
         Interleaved samples of each implementation.
     limit_s : float, optional
-        Time for one problem in one dtype. What has not begun by then is recorded as refused.
+        Time for one problem in one dtype. What has not begun by then, or would take most of it
+        alone, is recorded as refused; what is slow is run in fewer rounds.
+    allow_tf32 : bool, optional
+        Whether our float32 products may be rounded to TF32, as other libraries' are.
     """
 
     rows: Sequence[Row]
@@ -61,6 +73,11 @@ class Plan:
     directions: Sequence[Direction] = DIRECTIONS
     rounds: int = 5
     limit_s: float = 30.0
+    allow_tf32: bool = False
+
+    def problem(self, row: Row, dtype: str) -> Problem:
+        """A row as it is measured."""
+        return replace(row.problem(dtype), allow_tf32=self.allow_tf32 and dtype == "float32")
 
     @property
     def count(self) -> int:
@@ -71,13 +88,18 @@ class Plan:
 def measure(plan: Plan, device: DeviceSpec, meter: Meter | None = None) -> Iterator[Measurement]:
     """Measure every problem of a plan in every dtype."""
     meter = Meter() if meter is None else meter
-    # torch collects garbage before each capture: what is there now need not be looked at again.
+    # Every collection goes over all there is, but for what is frozen.
     gc.freeze()
+    rates: Rates = {}
     try:
         for row in plan.rows:
             for dtype in plan.dtypes:
                 with meter.stream():
-                    yield _Bench(plan, device, meter, row, row.problem(dtype)).measure()
+                    problem = plan.problem(row, dtype)
+                    found = _Bench(plan, device, meter, row, problem, rates).measure()
+                    meter.settle()
+                gc.freeze()  # what is left is kept: tile searches remember a lot
+                yield found
     finally:
         gc.unfreeze()
 
@@ -91,9 +113,16 @@ class _Bench:
     """One problem in one dtype."""
 
     def __init__(
-        self, plan: Plan, device: DeviceSpec, meter: Meter, row: Row, problem: Problem
+        self,
+        plan: Plan,
+        device: DeviceSpec,
+        meter: Meter,
+        row: Row,
+        problem: Problem,
+        rates: Rates,
     ) -> None:
         self._plan = plan
+        self._rates = rates
         self._meter = meter
         self._problem = problem
         self._sinks = row.sinks
@@ -132,15 +161,25 @@ class _Bench:
                 repeat = self._guarded(implementation, direction)
                 if repeat is not None:
                     repeats[implementation.name] = repeat
-            left = max(1.0, self._start + self._plan.limit_s - monotonic())
-            times = interleave(repeats, self._plan.rounds, left)
+            share_s = _ROUNDS_SHARE * self._plan.limit_s / len(self._plan.directions)
+            times = interleave(repeats, self._plan.rounds, share_s)
             for name, found in times.items():
                 record = self._found.records[name]
                 record.times[direction] = found
+                self._learn(name, direction, found.median_us)
                 record.is_graph[direction] = repeats[name].is_graph
             repeats.clear()
             self._meter.settle()
         return self._found
+
+    def _learn(self, name: str, direction: Direction, median_us: float) -> None:
+        """Remember the best rate of what takes long."""
+        if median_us < _STEADY_US:
+            return
+        implementation = next(one for one in self._plan.implementations if one.name == name)
+        rate = flops(implementation.computes(self._problem), direction) / median_us
+        key = (name, direction, self._problem.dtype)
+        self._rates[key] = max(rate, self._rates.get(key, 0.0))
 
     def _guarded(self, implementation: Implementation, direction: Direction) -> Repeat | None:
         """The work made ready, or a reason in the record."""
@@ -172,14 +211,19 @@ class _Bench:
                 f"takes {needed / 2**30:.1f} GiB beside its inputs, and {free / 2**30:.1f} are free"
             )
         computed = implementation.computes(self._problem)
-        least_s = _LEAST_RUNS * flops(computed, direction) / _FASTEST_FLOPS
-        if least_s > self._plan.limit_s:
-            raise Refused(f"takes {least_s:.0f} s or more of {self._plan.limit_s:g} s")
+        rate = self._rates.get((implementation.name, direction, self._problem.dtype), _FASTEST)
+        least_s = flops(computed, direction) / rate / 1e6
+        if _LEAST_RUNS * least_s > self._plan.limit_s:
+            raise Refused(f"would take {least_s:.1f} s a call or more")
         check = self._check(computed)
         if direction != "forward" and not check.reaches_keys:
             raise Refused("has gradients that are too large to be checked")
-        works = [implementation.work(self._problem, tensors, direction) for tensors in self._sets]
-        record.about[direction] = dict(works[0].about)
+        works = [implementation.work(self._problem, self._sets[0], direction)]
+        record.about[direction] = about = dict(works[0].about)
+        expected_s = sum(part.get("expected_us", 0.0) for part in about.values()) / 1e6
+        if _LEAST_RUNS * expected_s > self._plan.limit_s:
+            raise Refused(f"would take {expected_s:.1f} s a call, as its model has it")
+        works += [implementation.work(self._problem, t, direction) for t in self._sets[1:]]
         if needed > _LARGE * free:
             self._meter.settle()
         kept, record.peak_bytes[direction] = self._meter.run(

@@ -145,33 +145,48 @@ def _query_chunk(
     lse = scores.logsumexp(-1, keepdim=True)
     weights = (scores - lse).exp()
     out = weigh(weights, v64)
-    q32, k32, v32 = q.float(), k.float(), v.float()
+    q32, k32, v32 = (as_read(problem, tensor) for tensor in (q, k, v))
     scores32 = (scale * dot(q32, k32)).masked_fill(~seen, -math.inf)
     raw = (scores32 - scores32.amax(-1, keepdim=True)).exp()
-    out32 = weigh(as_stored(raw, dtype), v32) / raw.sum(-1, keepdim=True)
+    out32 = weigh(as_stored(problem, raw), v32) / raw.sum(-1, keepdim=True)
     size = (abs(scale) * dot(q64.abs(), k64.abs())).masked_fill(~seen, 0)
     # An error of a score is a relative error of its weight, hence the factor.
     shifted = weights * (1 + size.amax(-1, keepdim=True))
     rows = {"out": as_rows(out, out32, weigh(shifted, v64.abs()))}
     if dout is None:
         return rows
-    do64, do32 = dout.double(), dout.float()
+    do64, do32 = dout.double(), as_read(problem, dout)
     delta = (do64 * out).sum(-1, keepdim=True)
     dscores = weights * (dot(do64, v64) - delta)
     terms = dot(do64.abs(), v64.abs()) + (do64 * out).abs().sum(-1, keepdim=True)
-    delta32 = (do32 * out.to(dtype).float()).sum(-1, keepdim=True)
+    delta32 = (dout.float() * out.to(dtype).float()).sum(-1, keepdim=True)
     dscores32 = (scores32 - lse.float()).exp() * (dot(do32, v32) - delta32)
     rows["dq"] = as_rows(
         scale * weigh(dscores, k64),
-        scale * weigh(as_stored(dscores32, dtype), k32),
+        scale * weigh(as_stored(problem, dscores32), k32),
         abs(scale) * weigh(shifted * terms, k64.abs()),
     )
     return rows
 
 
-def as_stored(weights: Any, dtype: Any) -> Any:
-    """Weights as the second product reads them: no wider than the inputs."""
-    return weights.to(dtype).to(weights.dtype) if dtype.itemsize < 4 else weights
+def as_stored(problem: Problem, weights: Any) -> Any:
+    """Weights in float32 as the second product reads them: no wider than the inputs."""
+    import torch
+
+    if problem.item_bytes < 4:
+        return weights.to(getattr(torch, problem.dtype)).float()
+    return as_read(problem, weights)
+
+
+def as_read(problem: Problem, tensor: Any) -> Any:
+    """A tensor in float32 as products read it, perhaps as TF32."""
+    import torch
+
+    if not problem.allow_tf32:
+        return tensor.float()
+    # Ten bits of mantissa, ties away from zero.
+    bits = tensor.float().contiguous().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
 def window_tokens(problem: Problem, places: list[Place]) -> tuple[np.ndarray, np.ndarray]:
@@ -265,7 +280,7 @@ def _key(
         rows = [by_token(problem, tensors[name])[place.batch, queries[part], head]
                 for name in ("q", "dout")]  # fmt: skip
         q, dout = (row.double() for row in rows)
-        q32, dout32 = (row.float() for row in rows)
+        q32, dout32 = (as_read(problem, row) for row in rows)
         seen = _seen(boxes, np.unravel_index(np.arange(part.start, part.stop), shape), device)
         scores = (scale * (q @ k64.T)).masked_fill(~seen, -math.inf)
         lse = scores.logsumexp(-1)
@@ -276,12 +291,12 @@ def _key(
         add("dk", scale * (dscore @ q))
         add("dv", weight @ dout)
         # What a kernel is handed is rounded: the output and the log-sum-exp.
-        weight32 = (scale * (q32 @ k[column].float()) - lse.float()).exp()
+        weight32 = (scale * (q32 @ as_read(problem, k[column])) - lse.float()).exp()
         weight32 = weight32 * seen[:, column]
-        delta32 = (dout32 * out.to(dtype).float()).sum(-1)
-        dscore32 = weight32 * (dout32 @ v[column].float() - delta32)
-        add("dk32", scale * (as_stored(dscore32, dtype) @ q32))
-        add("dv32", as_stored(weight32, dtype) @ dout32)
+        delta32 = (dout.float() * out.to(dtype).float()).sum(-1)
+        dscore32 = weight32 * (dout32 @ as_read(problem, v[column]) - delta32)
+        add("dk32", scale * (as_stored(problem, dscore32) @ q32))
+        add("dv32", as_stored(problem, weight32) @ dout32)
         size = (abs(scale) * (q.abs() @ k64.abs().T)).masked_fill(~seen, 0).amax(-1)
         terms = dout.abs() @ v64[column].abs() + (dout * out).abs().sum(-1)
         add("dk size", abs(scale) * ((weight * terms * (1 + size)) @ q.abs()))

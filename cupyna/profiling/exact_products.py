@@ -16,6 +16,7 @@ from ..problem import Operation, Problem
 from .exact import (
     Place,
     Rows,
+    as_read,
     as_rows,
     by_token,
     grid_tokens,
@@ -90,7 +91,7 @@ def _at_queries(
 
         return as_rows(
             dot(row.double(), rows.double()).masked_fill(~seen, empty),
-            dot(row.float(), rows.float()).masked_fill(~seen, empty),
+            dot(as_read(problem, row), as_read(problem, rows)).masked_fill(~seen, empty),
             dot(row.double().abs(), rows.double().abs()).masked_fill(~seen, 0),
         )
     weights = of_query("weights").masked_fill(~seen, 0)
@@ -101,7 +102,7 @@ def _at_queries(
 
     return as_rows(
         weigh(weights.double(), rows.double()),
-        weigh(weights.float(), rows.float()),
+        weigh(as_read(problem, weights), as_read(problem, rows)),
         weigh(weights.double().abs(), rows.double().abs()),
     )
 
@@ -128,6 +129,6 @@ def _at_key(
 
     return as_rows(
         weigh(weights.double(), rows.double()),
-        weigh(weights.float(), rows.float()),
+        weigh(as_read(problem, weights), as_read(problem, rows)),
         weigh(weights.double().abs(), rows.double().abs()),
     )

@@ -121,6 +121,7 @@ class Ours:
         options: dict[str, Any] = {
             "kernel_size": problem.kernel_size, "stride": problem.stride,
             "dilation": problem.dilation, "is_causal": problem.is_causal, "method": self._method,
+            "allow_tf32": problem.allow_tf32,
         }  # fmt: skip
         if direction in PIECES:
             return _piece(direction, tensors, options, about)

@@ -99,8 +99,10 @@ def _cases() -> Iterator[Row]:
 
 
 def _dense() -> Iterator[Row]:
-    for head_dim in (64, 128):
-        yield Row("dense", f"dense {head_dim}", 1, 16, head_dim, (16384,), (16384,))
+    for head_dim, exponent in itertools.product((64, 128, 256), range(12, 16)):
+        tokens = 1 << exponent
+        name = f"{tokens} tokens, head_dim {head_dim}"
+        yield Row("dense", name, 1, 16, head_dim, (tokens,), (tokens,))
 
 
 def _sweep(suite: str) -> Iterator[Row]:
@@ -130,7 +132,7 @@ def _line(name: str, tokens: int, window: int, head_dim: int = 64) -> Row:
 
 def _scaling() -> Iterator[Row]:
     """One of tokens, window and head_dim grows, and all else stays."""
-    for exponent in range(10, 23):
+    for exponent in range(10, 25):
         yield _line(f"tokens {1 << exponent}", 1 << exponent, 127)
     for exponent in range(5, 11):
         side = 1 << exponent

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from .._version import __version__
@@ -22,9 +24,11 @@ from .timing import Times
 __all__ = [
     "FORMAT",
     "Comparison",
+    "Journal",
     "Measurement",
     "Record",
     "compare",
+    "dtype_of",
     "environment",
     "flops",
     "write",
@@ -102,6 +106,7 @@ class Measurement:
             "suite": self.suite,
             "problem": self.name,
             "dtype": problem.dtype,
+            **({"allow_tf32": True} if problem.allow_tf32 else {}),
             "batch": problem.batch,
             "heads": problem.heads,
             "head_dim": problem.head_dim,
@@ -133,6 +138,11 @@ class Comparison:
         return self.first_us / self.second_us
 
 
+def dtype_of(stored: Mapping[str, Any]) -> str:
+    """What tables call the dtype of a stored measurement."""
+    return f"{stored['dtype']}, TF32 allowed" if stored.get("allow_tf32") else str(stored["dtype"])
+
+
 def flops(problem: Problem, direction: str) -> int:
     """Useful floating-point operations; backward has five products where forward has two."""
     pairs = useful_pairs(problem)
@@ -154,10 +164,11 @@ def environment(commit: str) -> dict[str, Any]:
     """What the numbers depend on besides the code that is measured."""
     machine = examine()
     shipped = default_store().index if machine.shipped and not machine.shipped_is_stale else {}
+    name, identifier = _gpu_in_use()
     return {
-        "gpus": [gpu.name for gpu in machine.gpus],
+        "gpus": [name] if name else [gpu.name for gpu in machine.gpus],
         "driver": machine.gpus[0].driver if machine.gpus else "",
-        "clocks_mhz": _clocks(),
+        "clocks_mhz": _clocks(identifier),
         "versions": {
             "cupyna": __version__,
             "python": machine.python,
@@ -171,14 +182,55 @@ def environment(commit: str) -> dict[str, Any]:
     }
 
 
+class Journal:
+    """A file that grows with every measurement, and is whole at any time.
+
+    Parameters
+    ----------
+    path : Path
+    interval_s : float, optional
+        It is not written again sooner than this; :meth:`close` writes the rest.
+    """
+
+    def __init__(self, path: Path, interval_s: float = 2.0) -> None:
+        self._path = path
+        self._interval_s = interval_s
+        self._written = -math.inf
+        # A file of hundreds of problems takes a second to encode: each is encoded once.
+        self._parts: list[str] = []
+        self._head: Mapping[str, Any] = {}
+
+    def add(self, head: Mapping[str, Any], measurement: Measurement) -> None:
+        """Take one more measurement, under what the whole file says of the run."""
+        self._head = head
+        self._parts.append(_indented(measurement.to_json(), 2))
+        if monotonic() - self._written > self._interval_s:
+            self.close()
+
+    def close(self) -> None:
+        """Write everything as JSON, whole or not at all."""
+        # The list is the last thing of the head.
+        text = _indented({"format": FORMAT, **self._head, "measurements": []}, 0)
+        if self._parts:
+            parts = ",\n".join(f"  {part}" for part in self._parts)
+            text = text.removesuffix("[]\n}") + f"[\n{parts}\n ]\n}}"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        part = self._path.with_name(self._path.name + ".part")
+        part.write_text(text + "\n", "utf-8")
+        part.replace(self._path)
+        self._written = monotonic()
+
+
 def write(path: Path, head: Mapping[str, Any], measurements: Iterable[Measurement]) -> None:
-    """Write everything as JSON, whole or not at all: a long run writes after every problem."""
-    found = [measurement.to_json() for measurement in measurements]
-    document = {"format": FORMAT, **head, "measurements": found}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-    part.replace(path)
+    """Write a whole file at once."""
+    journal = Journal(path, math.inf)
+    for measurement in measurements:
+        journal.add(head, measurement)
+    journal.close()
+
+
+def _indented(value: Any, depth: int) -> str:
+    return json.dumps(value, indent=1).replace("\n", "\n" + " " * depth)
 
 
 def compare(first: Path, second: Path) -> Sequence[Comparison]:
@@ -205,17 +257,32 @@ def _times(path: Path) -> Iterator[tuple[tuple[str, str, str, str], float]]:
         for implementation, directions in found["implementations"].items():
             for direction, result in directions.items():
                 if "median_us" in result:
-                    key = (found["problem"], found["dtype"], implementation, direction)
+                    dtype = dtype_of(found)
+                    key = (found["problem"], dtype, implementation, direction)
                     yield key, result["median_us"]
 
 
-def _clocks() -> dict[str, int]:
-    """Clocks of the first GPU now, after the work, and the most it can have."""
+def _gpu_in_use() -> tuple[str, str]:
+    """Name of torch's current GPU, one of several perhaps, and what `nvidia-smi` knows it by."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return "", ""
+    if not torch.cuda.is_available():
+        return "", ""
+    properties = torch.cuda.get_device_properties()
+    uuid = getattr(properties, "uuid", None)
+    return str(properties.name), "" if uuid is None else f"--id=GPU-{uuid}"
+
+
+def _clocks(identifier: str) -> dict[str, int]:
+    """Clocks of the GPU in use now, after the work, and the most it can have."""
     names = {"sm": "clocks.sm", "memory": "clocks.mem", "most_sm": "clocks.max.sm"}
     query = f"--query-gpu={','.join(names.values())}"
+    of_one = [identifier] if identifier else []
     try:
         printed = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader,nounits"],
+            ["nvidia-smi", *of_one, query, "--format=csv,noheader,nounits"],
             capture_output=True, text=True, timeout=60, check=True,
         ).stdout  # fmt: skip
         values = [int(value) for value in printed.splitlines()[0].split(",")]

@@ -5,20 +5,25 @@ Work on several sets of inputs goes round them, so that none is still in the cac
 
 from __future__ import annotations
 
+import gc
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 __all__ = ["Repeat", "Times", "interleave", "own_stream"]
 
 # One sample lasts at least this long, so that an event's resolution does not show.
-_SAMPLE_US = 2000.0
+_SAMPLE_US = 1000.0
 
 # Work that lasts longer hides its launches, also those of a library that takes milliseconds for
 # them; a graph would only hold its memory a second time.
 _LONG_US = 20000.0
+
+# Part of the GPU's memory that a pool may keep from a capture, which has a pool of its own.
+_LARGE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +49,40 @@ def own_stream() -> Iterator[None]:
     """Run everything on one stream that is not the default one.
 
     torch runs a backward pass on the stream of its forward pass; work that is captured must not
-    reach back to the default stream.
+    reach back to the default stream. It is the same stream every time: memory and workspaces of
+    torch belong to a stream, and stay with it.
     """
     import torch
 
-    stream = torch.cuda.Stream()
+    stream = _stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         yield
     torch.cuda.current_stream().wait_stream(stream)
+
+
+@cache
+def _stream(device: int) -> Any:
+    import torch
+
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream):
+        # The workspace of products comes with the first one, for good: now it takes a block of
+        # its own, later it could hold on to one that nearly fills the memory.
+        torch.mm(*torch.ones(2, 1, 1, device="cuda"))
+    return stream
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep garbage: an old graph that is taken apart during a capture ends the capture."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class Repeat:
@@ -67,14 +97,21 @@ class Repeat:
     def __init__(self, runs: Sequence[Callable[[], Any]]) -> None:
         self._runs = runs
         self._graph: Any = None
-        for run in runs:  # loads kernels and fills the memory pool: neither can be captured
-            run()
         self._repeats = 1
-        if self.sample_us() < _LONG_US:
-            self._graph = self._captured()
-        self.sample_us()
+        # Loads kernels and fills the memory pool, too: neither can be captured.
         self.call_us = self.sample_us()
+        if self.call_us < _LONG_US:
+            for run in runs:
+                run()
+            self._graph = self._captured()
+            self.sample_us()
+            self.call_us = self.sample_us()
         self._repeats = max(1, round(_SAMPLE_US / max(self.call_us * len(runs), 1.0)))
+
+    @property
+    def sample_s(self) -> float:
+        """How long one sample takes."""
+        return self.call_us * len(self._runs) * self._repeats / 1e6
 
     @property
     def is_graph(self) -> bool:
@@ -85,11 +122,20 @@ class Repeat:
         """A graph of the work; None where memory is short or a library cannot be captured."""
         import torch
 
+        # `torch.cuda.graph` always empties the memory pool and collects garbage, which takes
+        # longer than all samples of a small problem.
+        pooled = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        if pooled > _LARGE * torch.cuda.mem_get_info()[1]:
+            torch.cuda.empty_cache()
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
-                self._kept = [run() for run in self._runs]
+            with _no_collection():
+                graph.capture_begin()
+                try:
+                    self._kept = [run() for run in self._runs]
+                finally:
+                    graph.capture_end()
         except RuntimeError:
             torch.cuda.synchronize()
             return None
@@ -125,14 +171,19 @@ def interleave(
     ----------
     repeats : mapping
     rounds : int
-        Samples of each; fewer, but at least one, where they would last longer than the limit.
+        Samples of each; fewer, but at least one, of those that would take more than their share
+        of the limit.
     limit_s : float, optional
-        For all rounds together.
+        For all works together.
     """
-    round_s = sum(max(repeat.call_us, _SAMPLE_US) for repeat in repeats.values()) / 1e6
-    rounds = max(1, min(rounds, int(limit_s / max(round_s, 1e-9)))) if repeats else 0
+    share_s = limit_s / max(1, len(repeats))
+    wanted = {
+        name: max(1, min(rounds, int(share_s / max(repeat.sample_s, 1e-9))))
+        for name, repeat in repeats.items()
+    }
     samples: dict[str, list[float]] = {name: [] for name in repeats}
-    for _ in range(rounds):
+    for done in range(max(wanted.values(), default=0)):
         for name, repeat in repeats.items():
-            samples[name].append(repeat.sample_us())
+            if done < wanted[name]:
+                samples[name].append(repeat.sample_us())
     return {name: Times(tuple(times)) for name, times in samples.items()}

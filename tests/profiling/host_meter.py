@@ -15,6 +15,10 @@ class Clock:
         self._runs = runs
         self.call_us = self.sample_us()
 
+    @property
+    def sample_s(self) -> float:
+        return self.call_us * len(self._runs) / 1e6
+
     def sample_us(self) -> float:
         begin = time.perf_counter()
         for run in self._runs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from cupyna.arrays import Device
 from cupyna.devices import device_spec
 from cupyna.profiling.bench import Plan, measure
 from cupyna.profiling.implementations import DIRECTIONS, Refused, Work, ours
+from cupyna.profiling.meter import random_tensors
 from cupyna.profiling.problems import Row
 from cupyna.profiling.timing import Times, interleave
 from profiling.host_meter import HostMeter
@@ -122,7 +124,7 @@ def test_rounds_interleave_and_end_with_the_time():
 
     class Counted:
         def __init__(self, name, call_us):
-            self.name, self.call_us = name, call_us
+            self.name, self.call_us, self.sample_s = name, call_us, call_us / 1e6
 
         def sample_us(self):
             order.append(self.name)
@@ -131,6 +133,54 @@ def test_rounds_interleave_and_end_with_the_time():
     both = {name: Counted(name, us) for name, us in (("a", 10.0), ("b", 5e5))}
     assert interleave(both, 2) == {"a": Times((10.0,) * 2), "b": Times((5e5,) * 2)}
     assert order == ["a", "b", "a", "b"]
-    assert len(interleave(both, 9, limit_s=1.6)["b"].rounds) == 3
+    # What is slow has fewer rounds, and takes none from what is not.
+    order.clear()
+    late = interleave(both, 4, limit_s=2.5)
+    assert [len(times.rounds) for times in late.values()] == [4, 2]
+    assert order == ["a", "b", "a", "b", "a", "a"]
     assert len(interleave(both, 9, limit_s=0.1)["b"].rounds) == 1
     assert interleave({}, 5) == {}
+
+
+def test_what_is_expected_to_take_too_long_is_not_begun(monkeypatch):
+    (fused,) = ours(["fused"], CPU)
+    problem = ROW.problem("float32")
+    work = fused.work(problem, random_tensors(problem, place="cpu"), "forward")
+    expected_us = work.about["forward"]["expected_us"]
+    slow = {"forward": {**work.about["forward"], "expected_us": 4e6}}
+    monkeypatch.setattr(fused, "work", lambda *_: replace(work, about=slow))
+    found = _run([fused], directions=["forward"], limit_s=10.0)
+    assert expected_us < 4e6
+    assert (
+        found.records["fused"].refused["forward"] == "would take 4.0 s a call, as its model has it"
+    )
+
+
+def test_what_was_slow_is_not_begun_on_a_larger_problem():
+    (fused,) = ours(["fused"], CPU)
+
+    class Slow:
+        name, is_ours = "slow", False
+        computes, memory_bytes = fused.computes, fused.memory_bytes
+
+        def work(self, problem, tensors, direction):
+            work = fused.work(problem, tensors, direction)
+            return Work(lambda: time.sleep(0.02) or work.run(), work.read)
+
+    larger = replace(ROW, name="larger", batch=80)
+    plan = Plan([ROW, larger], ["float32"], [Slow()], ["forward"], rounds=1, limit_s=1.0)
+    first, second = (one.records["slow"] for one in measure(plan, CPU, HostMeter()))
+    assert first.times["forward"].median_us > 20000
+    assert second.refused["forward"].endswith("s a call or more")
+
+
+def test_memory_is_given_back_after_every_problem():
+    class Settling(HostMeter):
+        count = 0
+
+        def settle(self):
+            self.count += 1
+
+    meter = Settling()
+    _run(ours(["fused"], CPU), meter, directions=["forward"], rounds=1)
+    assert meter.count == 2  # after the direction, and when the inputs are gone

@@ -89,6 +89,27 @@ def test_rows_are_those_of_the_oracle(problem: Problem) -> None:
             np.testing.assert_allclose(found[name].magnitude, magnitude, rtol=1e-6, atol=1e-9)
 
 
+def test_rows_are_rounded_to_tf32_where_products_may_be() -> None:
+    plain = Problem(
+        batch=1, spatial=(9, 12), heads=2, kv_heads=2, head_dim=16, value_dim=16, dtype="float32",
+        kernel_size=(3, 5), stride=(1, 1), dilation=(1, 1), is_causal=(False, False),
+    )  # fmt: skip
+    problem, given, tensors = _unbiased(dataclasses.replace(plain, allow_tf32=True))
+    places = _places(problem, problem.heads)
+    expected = _expected(problem, given)
+    errors = {}
+    for asked in (problem, plain):
+        found = {
+            **query_rows(asked, given.scale, tensors, places),
+            **key_rows(asked, given.scale, tensors, places),
+        }
+        errors[asked] = {n: np.std(rows.emulated - rows.exact) for n, rows in found.items()}
+    for name in RESULTS:
+        oracle = np.std(expected[name].emulated - expected[name].exact)
+        assert errors[problem][name] == pytest.approx(oracle, rel=0.25)
+        assert errors[plain][name] < oracle / 100
+
+
 @settings(max_examples=25)
 @given(problem=problems(dtypes=FLOATS, max_tokens=80))
 def test_rows_of_single_products_are_those_of_the_oracle(problem: Problem) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,10 @@ def docs(tmp_path_factory) -> Path:
     fill("sweep-3d", ("paper-3d",))
     held = {"cuda-fused": 25.0}
     fill("cases", ("cases",), **held)
+    # A dtype of two words, in tables and in the names of plots.
+    tf32 = replace(rows("cases")[6].problem("float32"), allow_tf32=True)
+    rounded = Measurement("cases", "E", tf32, _measured(rows("cases")[6], "float32", times).records)
+    write(results / "tf32-h200.json", HEAD, [rounded])
     for suite in ("dense", "scaling", "patterns"):
         fill(suite, (suite,))
     longest = [
@@ -131,10 +136,49 @@ def test_the_papers_tables_count_what_they_say(docs: Path) -> None:
     assert "| A100, the paper | +548 % (-53 / +3025) | +1759 % (+60 / +11885) |" in text
 
 
+def test_what_is_below_the_paper_or_behind_is_told(docs: Path, tmp_path: Path) -> None:
+    text = (docs / "generated" / "paper.md").read_text()
+    # Gains here are +150, +400 and +100 percent on every problem.
+    assert "### Below the paper's numbers" in text
+    assert "| fused over naive | average gain | forward | float16 1-D | +400 % | +1759 % |" in text
+    assert "| fused over gemm | average gain | forward | float16 1-D | +100 % | +180 % |" in text
+    assert (
+        "| fused over gemm | average gain | forward+backward | float16 1-D |" not in text
+    )  # +57 percent
+    assert "| fused over gemm | forward | float32 1-D |" not in text  # +17 percent
+    assert "### Where a method is slower" in text
+    count = len([row for suite in ("paper-1d", "paper-2d", "paper-3d") for row in rows(suite)])
+    slower = (
+        f"| fused | FlashAttention-2, dense | forward+backward | float16 | {count} of {count} |"
+    )
+    assert slower in text
+    assert "| fused | naive |" not in text and "| gemm | fused |" not in text
+    cases = (docs / "generated" / "cases.md").read_text()
+    assert "is faster than *fused*: nowhere." in cases
+    # The paper's own naive kernels are the base where they were measured.
+    old = "NATTEN 0.17.5 naive"
+    found = _measured(rows("paper-1d")[0], "float16", {"naive": 50.0, "fused": 10.0, old: 900.0})
+    write(tmp_path / "results" / "a.json", HEAD, [found])
+    write_pages(tmp_path)
+    text = (tmp_path / "generated" / "paper.md").read_text()
+    assert "gemm over naive | fused over naive | fused over gemm | gemm over NATTEN" in text
+    assert "+8900 % (+8900 / +8900); 90.00x |" in text
+    assert "0 of 3 averages and shares are smaller" in text
+
+
+def test_a_profile_says_what_holds_each_method(docs: Path) -> None:
+    text = (docs / "generated" / "why.md").read_text()
+    assert "*naive, forward* asks the cache for 0.0 times the least bytes" in text  # 0.5 bytes
+    assert "Tensor cores are busy 50% of the time." in text
+    assert text.count("Neither bounds it") + text.count("bounds it.") >= 6
+
+
 def test_the_cases_show_the_floor_and_the_rough(docs: Path) -> None:
     text = (docs / "generated" / "cases.md").read_text()
     assert "\\* Its error is larger" in text
     (file,) = load(docs / "results", "cases")
+    assert "### float32, TF32 allowed, forward" in text
+    assert (docs / "generated" / "cases-h200-float32-tf32-allowed-forward.svg").is_file()
     found = next(f for f in file.of("float16") if f.name == "D")
     least_us = found.problem.least_bytes / 4e6
     floor = floor_us(file, found, "forward")
@@ -212,6 +256,7 @@ def test_growth_tells_the_power_of_the_size(docs: Path) -> None:
 def test_the_longest_context_tells_why_it_ends(docs: Path) -> None:
     text = (docs / "generated" / "scaling.md").read_text()
     assert "| naive | float16 | forward | 524,288 | 0.099 | 0.00 | takes 200.0 GiB" in text
+    assert "longest-h200.svg" in text and "| tokens, float16, forward, ms | fused | naive |" in text
     assert "| fused | float16 | forward | 33,554,432 | 0.010 | 0.00 | not tried |" in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from cupyna.devices import device_spec
 from cupyna.execution import Choice
 from cupyna.kernels.variant import Variant
 from cupyna.problem import Problem
+from cupyna.profiling import ncu
 from cupyna.profiling.ceilings import Ceilings
 from cupyna.profiling.counts import call_counts, useful_pairs
 from cupyna.profiling.gpus import GPUS
@@ -111,16 +113,42 @@ NCU = """==PROF== Connected to process 1
 "","","ns","byte","byte","byte","%","%","%","%"
 "0","first","1,000","100","50","400","40","80","n/a","20"
 "1","second","3000","300","0","100","80","40","10","60"
+"2","at::cuda::(anonymous namespace)::spin_kernel(long)","9","9","9","9","9","9","9","9"
+"3","third","2000","7","0","0","0","0","0","0"
+"4","at::cuda::(anonymous namespace)::spin_kernel(long)","9","9","9","9","9","9","9","9"
 """
 
 
 def test_counters_of_several_kernels_are_added_up() -> None:
-    found = parse(NCU)
+    found, other = parse(NCU)
+    assert other["kernels"] == 1 and other["dram_bytes"] == 7
     assert found["kernels"] == 2 and found["ncu_time_us"] == 4.0
     assert found["dram_bytes"] == 450 and found["l2_bytes"] == 500
     assert found["l1_hit_share"] == pytest.approx((0.4 * 1 + 0.8 * 3) / 4)
     assert found["tensor_share"] == pytest.approx(0.075)
-    assert parse("==ERROR== no permission") == {}
+    assert parse("==ERROR== no permission") == []
+
+
+def test_counters_that_are_missing_or_late_are_told(monkeypatch) -> None:
+    problem = find("D").problem("float16")
+    calls = [("naive", "forward"), ("gemm", "forward")]
+    monkeypatch.setattr(ncu.shutil, "which", lambda name: None)
+    assert ncu.counters(problem, calls) == [{}, {}]
+    monkeypatch.setattr(ncu.shutil, "which", lambda name: "ncu")
+
+    def run(command, timeout, **options):
+        given = json.loads(command[-1])
+        assert given["calls"] == [list(call) for call in calls[: len(given["calls"])]]
+        if timeout < 1:
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, 0, NCU, "")
+
+    monkeypatch.setattr(ncu.subprocess, "run", run)
+    assert [one["kernels"] for one in ncu.counters(problem, calls)] == [2, 1]
+    with pytest.raises(RuntimeError, match="counted 2 of 1 calls"):
+        ncu.counters(problem, calls[:1])
+    with pytest.raises(RuntimeError, match=r"more than 0\.5 s"):
+        ncu.counters(problem, calls, timeout_s=0.5)
 
 
 def test_a_roofline_is_the_same_file_every_time(tmp_path: Path) -> None:

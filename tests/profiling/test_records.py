@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from cupyna.profiling.problems import find
-from cupyna.profiling.records import Measurement, Record, compare, write
+from cupyna.profiling.records import FORMAT, Journal, Measurement, Record, compare, write
 from cupyna.profiling.report import (
     comparison_table,
     expectations,
@@ -60,6 +61,18 @@ def test_a_file_holds_times_errors_and_reasons(tmp_path: Path) -> None:
     assert not list(path.parent.glob("*.part"))
 
 
+def test_a_file_that_grows_is_whole_at_any_time(tmp_path: Path) -> None:
+    path = tmp_path / "growing.json"
+    measured = [_measurement(time_us).to_json() for time_us in (1.0, 2.0, 3.0)]
+    journal = Journal(path, interval_s=60.0)
+    for i in range(3):
+        journal.add({"rounds": i}, _measurement(i + 1.0))
+        assert len(json.loads(path.read_text("utf-8"))["measurements"]) == 1
+    journal.close()
+    whole = {"format": FORMAT, "rounds": 2, "measurements": measured}
+    assert path.read_text("utf-8") == json.dumps(whole, indent=1) + "\n"
+
+
 def test_two_files_are_compared_where_they_share_a_time(tmp_path: Path) -> None:
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     write(first, {}, [_measurement(100.0)])
@@ -74,6 +87,18 @@ def test_two_files_are_compared_where_they_share_a_time(tmp_path: Path) -> None:
     second.write_text("{}")
     with pytest.raises(ValueError, match=r"second\.json is no file of"):
         compare(first, second)
+
+
+def test_what_may_be_rounded_to_tf32_is_apart(tmp_path: Path) -> None:
+    row, files = find("E"), []
+    for allowed in (False, True):
+        problem = dataclasses.replace(row.problem("float32"), allow_tf32=allowed)
+        found = Measurement(row.suite, row.name, problem, _measurement(10.0).records)
+        files.append(tmp_path / f"{allowed}.json")
+        write(files[-1], {}, [found])
+    assert compare(*files) == []
+    (one,) = compare(files[1], files[1])
+    assert one.dtype == "float32, TF32 allowed"
 
 
 def test_tables_show_what_was_found() -> None:

@@ -303,6 +303,7 @@ def _powers(product: int, rank: int) -> list[tuple[int, ...]]:
     return [t for t in itertools.product(powers, repeat=rank) if math.prod(t) == product]
 
 
+@lru_cache(maxsize=4096)
 def _boxes(problem: Problem, side: Side, tile: tuple[int, ...]) -> tuple[TilePlan, tuple[int, ...]]:
     plan = TilePlan(problem.axes, tile, problem.spatial, side)
     box = plan.largest_box
@@ -399,6 +400,7 @@ def blocks_on_device(
     return max(1, min(room, resident_blocks(kind, problem.dtype, channels))) * device.processors
 
 
+@lru_cache(maxsize=4096)
 def _warp_work(
     problem: Problem,
     own: tuple[int, ...],

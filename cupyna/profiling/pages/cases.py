@@ -11,13 +11,16 @@ from ...tiles import TilePlan
 from ..implementations import DIRECTIONS, PIECES
 from ..records import flops
 from .plots import dots
-from .results import Found, Results, load, machine, table
+from .results import Found, Results, load, machine, slug, table
 
 __all__ = ["describe", "floor_us", "write"]
 
 _DIRECTIONS = (*DIRECTIONS, *PIECES)
 _DENSE = "cuDNN, dense"
 _ROWS = 64
+
+# As slow as this is as fast: the noise of one machine.
+_NOISE = 1.03
 
 
 def write(results: Path, generated: Path) -> str:
@@ -102,7 +105,7 @@ def _section(file: Results, dtype: str, direction: str, generated: Path) -> Iter
         rows.append((f"**{found.name}**: {describe(found)}", *cells, floor_cell))
         rates = {name: found.tflops(name, direction) for name in names}
         groups[found.name] = {name: rate for name, rate in rates.items() if rate is not None}
-    plot = f"{file.stem}-{dtype}-{direction.replace('+', '-')}.svg"
+    plot = f"{file.stem}-{slug(dtype, direction)}.svg"
     dots(generated / plot, "useful TFLOP/s", groups)
     yield f"![Rates of every problem, {dtype}, {direction}](../generated/{plot})"
     yield ""
@@ -112,8 +115,25 @@ def _section(file: Results, dtype: str, direction: str, generated: Path) -> Iter
     if not has_floor:
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     yield from table(columns, rows)
+    yield from _behind(file, dtype, direction, names)
     if has_rough:
         yield "\\* Its error is larger than rounding to the dtype explains: TF32, or half sums."
+        yield ""
+
+
+def _behind(file: Results, dtype: str, direction: str, names: list[str]) -> Iterator[str]:
+    """Where something else that computes the same is faster than the fused method."""
+    faster = []
+    for found, name in itertools.product(file.of(dtype, direction=direction), names):
+        mine, other = found.time_us("fused", direction), found.time_us(name, direction)
+        is_whole = found.problem.kernel_size == found.problem.spatial
+        if mine is None or other is None or (name.endswith("dense") and not is_whole):
+            continue
+        if name != "fused" and mine > _NOISE * other:
+            faster.append(f"{found.name}: {name} takes {other / mine:.2f} of its time")
+    if any(found.time_us("fused", direction) for found in file.of(dtype)):
+        told = "; ".join(faster) or "nowhere"
+        yield f"Something else that computes the same is faster than *fused*: {told}."
         yield ""
 
 

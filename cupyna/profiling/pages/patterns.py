@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .plots import dots
-from .results import Found, Results, load, machine, table
+from .results import Found, Results, load, machine, slug, table
 
 __all__ = ["write"]
 
@@ -37,7 +37,7 @@ def _section(file: Results, dtype: str, direction: str, generated: Path) -> Iter
         rows.append((grid, pattern, *cells))
         times = {name: one.time_us(name, direction) for name in names}
         groups[f"{grid},\n{pattern}"] = {n: t / 1e3 for n, t in times.items() if t is not None}
-    plot = f"{file.stem}-{dtype}-{direction.replace('+', '-')}.svg"
+    plot = f"{file.stem}-{slug(dtype, direction)}.svg"
     dots(generated / plot, "ms", groups)
     yield f"### {dtype}, {direction}"
     yield ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +12,20 @@ from typing import Any
 
 from ...problem import Problem
 from ..problems import rows
-from ..records import FORMAT, flops
+from ..records import FORMAT, dtype_of, flops
 
-__all__ = ["Found", "Results", "documents", "gpu_of", "kinds", "load", "machine", "run", "table"]
+__all__ = [
+    "Found",
+    "Results",
+    "documents",
+    "gpu_of",
+    "kinds",
+    "load",
+    "machine",
+    "run",
+    "slug",
+    "table",
+]
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,8 @@ class Found:
 
     @property
     def dtype(self) -> str:
-        return str(self.stored["dtype"])
+        """As tables call it."""
+        return dtype_of(self.stored)
 
     @property
     def suite(self) -> str:
@@ -45,7 +58,8 @@ class Found:
             kv_heads=stored["heads"],
             head_dim=stored["head_dim"],
             value_dim=stored["head_dim"],
-            dtype=self.dtype,
+            dtype=stored["dtype"],
+            allow_tf32=stored.get("allow_tf32", False),
             kernel_size=tuple(stored["kernel_size"]),
             stride=tuple(stored["stride"]),
             dilation=tuple(stored["dilation"]),
@@ -169,7 +183,7 @@ def load(folder: Path, *suites: str) -> list[Results]:
         for stored in document["measurements"]:
             if stored["suite"] not in suites:
                 continue
-            key = (gpu, stored["suite"], stored["problem"], stored["dtype"])
+            key = (gpu, stored["suite"], stored["problem"], dtype_of(stored))
             if key in known:
                 _replace(known[key].stored["implementations"], stored["implementations"])
             else:
@@ -190,6 +204,11 @@ def _replace(old: dict[str, Any], new: dict[str, Any]) -> None:
             del ways[direction]
     for name, ways in new.items():
         old.setdefault(name, {}).update(ways)
+
+
+def slug(*words: str) -> str:
+    """Words as part of a file's name."""
+    return "-".join(re.sub(r"[^0-9a-z]+", "-", word.lower()).strip("-") for word in words)
 
 
 def gpu_of(document: dict[str, Any]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from .plots import Curves, curves
-from .results import Found, Results, load, machine, table
+from .results import Found, Results, load, machine, slug, table
 
 __all__ = ["write"]
 
@@ -31,7 +32,7 @@ def write(results: Path, generated: Path) -> str:
                 lines += _growth(file, dtype, direction, generated)
     for file in load(results, "longest"):
         lines += [f"## The longest context, {file.gpu}", "", machine(file), ""]
-        lines += _longest(file)
+        lines += _longest(file, generated)
     return "\n".join(lines)
 
 
@@ -61,7 +62,7 @@ def _growth(file: Results, dtype: str, direction: str, generated: Path) -> Itera
     yield f"### {dtype}, {direction}"
     yield ""
     for first in range(0, len(plots), 2):
-        plot = f"{file.stem}-{dtype}-{direction.replace('+', '-')}-{first}.svg"
+        plot = f"{file.stem}-{slug(dtype, direction)}-{first}.svg"
         curves(generated / plot, plots[first : first + 2])
         yield f"![Time as each size grows, {dtype}, {direction}](../generated/{plot})"
         yield ""
@@ -88,36 +89,56 @@ def _ms(time_us: float | None) -> str:
     return "-" if time_us is None else f"{time_us / 1e3:.3f}"
 
 
-def _longest(file: Results) -> Iterator[str]:
+def _longest(file: Results, generated: Path) -> Iterator[str]:
     """Per implementation: the most tokens that ran, and why twice as many do not."""
     problem = file.found[0].problem
     yield (
         f"Batch {problem.batch}, {problem.heads} heads x {problem.head_dim}, window "
-        f"{problem.window}; tokens double until memory, or the time for one problem, is short."
+        f"{problem.window}; tokens double until memory, or the time for one problem, is short. "
+        "Dense attention that stores no weights is stopped by its time, which is quadratic, long "
+        "before its memory."
     )
     yield ""
-    rows = []
-    for dtype in file.dtypes:
-        for direction in ("forward", "forward+backward"):
-            for name in file.implementations(direction, dtype):
-                ran = [f for f in file.of(dtype) if f.time_us(name, direction) is not None]
-                best = max(ran, key=lambda found: found.problem.tokens)
-                twice = (
-                    found.direction(name, direction).get("refused", "")
-                    for found in file.of(dtype)
-                    if found.problem.tokens == 2 * best.problem.tokens
+    plots, rows = [], []
+    for dtype, direction in itertools.product(file.dtypes, ("forward", "forward+backward")):
+        lines = {}
+        for name in file.implementations(direction, dtype):
+            ran = [f for f in file.of(dtype) if f.time_us(name, direction) is not None]
+            best = max(ran, key=lambda found: found.problem.tokens)
+            twice = (
+                found.direction(name, direction).get("refused", "")
+                for found in file.of(dtype)
+                if found.problem.tokens == 2 * best.problem.tokens
+            )
+            reason = next((reason for reason in twice if reason), "")
+            stored = best.direction(name, direction)
+            lines[name] = _points(ran, name, "tokens", direction)
+            rows.append(
+                (
+                    name, dtype, direction, f"{best.problem.tokens:,}",
+                    _ms(stored["median_us"]), f"{stored['peak_bytes'] / 2**30:.2f}",
+                    reason or "not tried",
                 )
-                reason = next((reason for reason in twice if reason), "")
-                stored = best.direction(name, direction)
-                rows.append(
-                    (
-                        name, dtype, direction, f"{best.problem.tokens:,}",
-                        _ms(stored["median_us"]), f"{stored['peak_bytes'] / 2**30:.2f}",
-                        reason or "not tried",
-                    )
-                )  # fmt: skip
+            )  # fmt: skip
+        if lines:
+            plots.append(Curves(f"{dtype}, {direction}", "tokens", "ms", lines))
+    plot = f"{file.stem}.svg"
+    curves(generated / plot, plots)
+    yield f"![Time of one call as the context doubles](../generated/{plot})"
+    yield ""
     columns = (
         "implementation", "dtype", "direction", "tokens", "ms", "GiB beside inputs",
         "twice as many",
     )  # fmt: skip
     yield from table(columns, rows)
+    for dtype, direction in itertools.product(file.dtypes, ("forward", "forward+backward")):
+        names = file.implementations(direction, dtype)
+        if names:
+            times = (
+                (
+                    f"{found.problem.tokens:,}",
+                    *(_ms(found.time_us(name, direction)) for name in names),
+                )
+                for found in file.of(dtype, direction=direction)
+            )
+            yield from table((f"tokens, {dtype}, {direction}, ms", *names), times)

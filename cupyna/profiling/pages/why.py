@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ...problem import METHODS
 from .plots import Curves, curves
 from .results import documents, kinds, run, table
 
 __all__ = ["write"]
+
+# From this share of a ceiling on, it is what holds a kernel.
+_BOUND = 0.6
 
 
 def write(results: Path, generated: Path) -> str:
@@ -96,6 +100,12 @@ def _section(path: Path, profile: dict[str, Any], generated: Path) -> Iterator[s
                 for line in counted
             ),
         )  # fmt: skip
+    yield "What the numbers say:"
+    yield ""
+    for line in lines:
+        if line["name"] in METHODS:
+            yield f"- {_reading(line, ceilings, dtype)}"
+    yield ""
     yield from table(
         ("method", "kernel", "registers", "threads", "shared, KiB", "held", "bound by", "blocks"),
         (
@@ -107,6 +117,28 @@ def _section(path: Path, profile: dict[str, Any], generated: Path) -> Iterator[s
             for line, one in _kernels(lines)
         ),
     )  # fmt: skip
+
+
+def _reading(line: dict[str, Any], ceilings: dict[str, Any], dtype: str) -> str:
+    """One line of numbers in words."""
+    counts, counters = line["counts"], line["counters"]
+    least = counts["least_bytes"]
+    asked = counters.get("l2_bytes", counts["asked_bytes"]) / least
+    moved = counters.get("dram_bytes", counts["moved_bytes"]) / least
+    memory = line["gb_per_s"] * 1e3 / ceilings["bytes_per_us"]
+    products = counts["computed_flops"] / line["time_us"] / ceilings["flops_per_us"][dtype]
+    wanted = counts["useful_flops"] / counts["computed_flops"]
+    busy = f" Tensor cores are busy {counters['tensor_share']:.0%} of the time." if counters else ""
+    if max(memory, products) >= _BOUND:
+        bound = "Memory" if memory >= products else "The rate of products"
+        end = f"{bound} bounds it."
+    else:
+        end = "Neither bounds it: what is left are other instructions, and waiting."
+    return (
+        f"*{_name(line)}* asks the cache for {asked:.1f} times the least bytes and moves "
+        f"{moved:.1f} times, at {memory:.0%} of the memory's rate. Of the products that its tiles "
+        f"compute {wanted:.0%} are wanted; they run at {products:.0%} of the ceiling.{busy} {end}"
+    )
 
 
 def _kernels(lines: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
