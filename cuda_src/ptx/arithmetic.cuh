@@ -1,5 +1,5 @@
 // Single arithmetic instructions that CUDA C++ has no exact name for.
-// PTX ISA: ex2.approx.ftz.f32, lg2.approx.ftz.f32, rcp.approx.ftz.f32.
+// PTX ISA: ex2.approx.ftz.f32, lg2.approx.ftz.f32, rcp.approx.ftz.f32, mad.wide.s32.
 #pragma once
 
 namespace cupyna::ptx {
@@ -37,6 +37,13 @@ __device__ __forceinline__ unsigned grid_blocks() {
   unsigned blocks;
   asm volatile("mov.u32 %0, %%nctaid.x;" : "=r"(blocks));
   return blocks;
+}
+
+// An address `count` steps of so many bytes away: one instruction, which a compiler takes apart.
+__device__ __forceinline__ const char* moved(const char* from, int count, int step_bytes) {
+  const char* to;
+  asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(to) : "r"(count), "r"(step_bytes), "l"(from));
+  return to;
 }
 
 // The same number, but what is computed from it is not kept in registers for another place that

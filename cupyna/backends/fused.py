@@ -21,6 +21,7 @@ from .rows import launch_rows
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..kernels.direct.costs import DirectChoice
     from ..kernels.fused.bias import BiasChoice
     from ..kernels.fused.heuristics import FusedChoice
     from ..kernels.fused.tuning import Passes
@@ -77,9 +78,10 @@ class CudaFused:
         from ..kernels.fused.bias import bias_gradient_choice
         from ..kernels.fused.tuning import model_passes
 
-        passes: tuple[FusedChoice | WindowChoice, ...] | None = _window_passes(
-            problem, operation, device
-        )
+        passes: tuple[FusedChoice | WindowChoice | DirectChoice, ...] | None
+        passes = _direct_passes(problem, operation, device)
+        if passes is None:
+            passes = _window_passes(problem, operation, device)
         if passes is None:
             passes = model_passes(problem, operation, device)
         workspace = _workspace_bytes(problem, operation, passes)
@@ -117,9 +119,16 @@ class CudaFused:
         out: DeviceArray,
         lse: DeviceArray | None,
     ) -> None:
+        from ..kernels.direct.launches import launch_direct
+        from ..kernels.direct.params import has_short_steps, pack_direct
         from ..kernels.window.launches import launch_window_forward
 
         device = execution.device
+        direct = _direct_passes(problem, "forward", device)
+        if direct is not None and has_short_steps(problem, k, v):
+            params = pack_direct(problem, scale, direct[0], q, k, v, bias, out, lse)
+            launch_direct(problem, direct[0], device, execution.stream, params)
+            return
         window = _window_passes(problem, "forward", device)
         if window is None:
             self.forward_beside(problem, scale, execution, q, k, v, bias, None, None, out, lse)
@@ -236,6 +245,8 @@ class CudaFused:
         dv: DeviceArray,
         dbias: DeviceArray | None,
     ) -> None:
+        from ..kernels.direct.launches import launch_direct
+        from ..kernels.direct.params import has_short_steps, pack_direct_gradient
         from ..kernels.fused.bias import bias_gradient_choice
         from ..kernels.fused.params import (
             Gradients,
@@ -248,8 +259,11 @@ class CudaFused:
         queries = problem.batch * problem.heads * math.prod(problem.spatial)
         statistics = execution.empty((queries, 2), "float32").pointer
         sums = 0
+        direct = _direct_passes(problem, "backward", execution.device)
+        if direct is not None and not has_short_steps(problem, q, k, v, dout):
+            direct = None
         window = _window_passes(problem, "backward", execution.device)
-        if window is not None:
+        if direct is None and window is not None:
             gradients = Gradients(dout, dlse, dq, dk, dv, statistics)
             of_rows = pack_gradient(
                 problem, scale, window[0].row_tile, window[0].column_tile,
@@ -284,7 +298,15 @@ class CudaFused:
             if is_lone:
                 launch_rows("fused_query_gradients", problem, execution, params[0])
 
-        run(_passes(problem, "backward", execution, run))
+        if direct is None:
+            run(_passes(problem, "backward", execution, run))
+        else:
+            gradients = Gradients(dout, dlse, dq, dk, dv, statistics)
+            for choice in direct:
+                of_choice = pack_direct_gradient(
+                    problem, scale, choice, q, k, v, bias, out, lse, gradients
+                )
+                launch_direct(problem, choice, execution.device, execution.stream, of_choice)
         if bias is None or dbias is None:
             return
         of_bias = bias_gradient_choice(problem, execution.device)
@@ -300,10 +322,21 @@ class CudaFused:
         """Whether nothing is left to measure for a call with ``tune=True``."""
         from ..kernels.fused.tuning import recalled_passes
 
-        # The kernels for small windows keep the tiles of their model.
+        # The kernels for few keys and for small windows keep the tiles of their models.
+        if _direct_passes(problem, operation, device) is not None:
+            return True
         if _window_passes(problem, operation, device) is not None:
             return True
         return recalled_passes(problem, operation, device) is not None
+
+
+def _direct_passes(
+    problem: Problem, operation: Operation, device: DeviceSpec
+) -> tuple[DirectChoice, ...] | None:
+    """The kernels on CUDA cores, where the models hold them faster than those on tensor cores."""
+    from ..kernels.portable import faster_direct_passes
+
+    return faster_direct_passes(problem, operation, device)
 
 
 def _window_passes(

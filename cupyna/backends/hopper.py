@@ -178,12 +178,14 @@ def _fills_blocks(problem: Problem) -> bool:
 
 def _slower(problem: Problem, device: DeviceSpec) -> tuple[str, ...]:
     """The reason to leave a problem to the portable family, where its kernels are faster."""
+    from ..kernels.direct.costs import direct_passes, direct_us
     from ..kernels.window.costs import faster_window_choice, portable_forward_us
 
     ours = _chosen(problem, device).time_us
     portable = portable_forward_us(problem, device)
     if faster_window_choice(problem, device) is None:
         portable *= _GENERAL
+    portable = min(portable, direct_us(direct_passes(problem, "forward", device)))
     if ours <= portable:
         return ()
     return (f"expects {ours:.0f} us where the portable kernels take {portable:.0f}",)

@@ -43,12 +43,12 @@ def backward_choice(problem: Problem, device: DeviceSpec) -> Choice:
 def slower_backward(problem: Problem, device: DeviceSpec) -> tuple[str, ...]:
     """The reason to leave a problem to the portable family, where its kernels are faster."""
     from ..kernels.fused.heuristics import is_served
-    from ..kernels.window.costs import portable_backward_us
+    from ..kernels.portable import portable_us
 
     if not is_served(problem, device, "backward"):
         return ()
     ours = backward_choice(problem, device).time_us
-    portable = portable_backward_us(problem, device)
+    portable = portable_us(problem, "backward", device)
     if ours <= portable:
         return ()
     return (f"expects {ours:.0f} us where the portable kernels take {portable:.0f}",)

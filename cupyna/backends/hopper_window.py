@@ -91,12 +91,12 @@ class CudaHopperWindow(CudaHopper):
 
 def _slower(problem: Problem, device: DeviceSpec) -> tuple[str, ...]:
     """The reason to leave a problem to another backend of the method that is faster."""
-    from ..kernels.window.costs import portable_forward_us
+    from ..kernels.portable import portable_us
     from ..kernels.window.ring_costs import window_ring_choice
 
     chosen = window_ring_choice(problem, device)
     assert chosen is not None, "limits() says so"
-    hopper, others = CudaHopper(), portable_forward_us(problem, device)
+    hopper, others = CudaHopper(), portable_us(problem, "forward", device)
     if not hopper.limits(problem, device):
         others = min(others, hopper.choice(problem, "forward", device).time_us)
     if chosen.time_us <= others:

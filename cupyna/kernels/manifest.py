@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from .direct.shapes import DIRECT_FORWARD_SHAPES, DIRECT_GRADIENT_SHAPES
 from .fused.shapes import BESIDE_SHAPES, BIAS_SHAPES, FORWARD_SHAPES, GRADIENT_SHAPES
 from .gemm.shapes import gemm_variants
 from .hopper.gradient_shapes import HOPPER_GRADIENT_SHAPES
@@ -73,6 +74,14 @@ def _window() -> Iterator[Variant]:
             yield ring.variant(dtype)
 
 
+def _direct() -> Iterator[Variant]:
+    """The fused forward and backward for few keys, on CUDA cores."""
+    for dtype in ("float16", "bfloat16", "float32"):
+        for shape in (*DIRECT_FORWARD_SHAPES, *DIRECT_GRADIENT_SHAPES):
+            if shape.item_bytes == (4 if dtype == "float32" else 2):
+                yield shape.row(dtype)
+
+
 def _copies() -> Iterator[Variant]:
     """Rows as they are given -> rows of whole vectors, and back."""
     for dtype in ("float16", "float32"):
@@ -84,6 +93,7 @@ VARIANTS: tuple[Variant, ...] = (
     *gemm_variants(),
     *_fused(),
     *_window(),
+    *_direct(),
     *_hopper(),
     *_copies(),
 )

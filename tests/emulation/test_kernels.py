@@ -15,7 +15,8 @@ from cupyna.backends.gemm import CudaGemm
 from cupyna.backends.naive import CudaNaive
 from cupyna.backends.padded import CudaPadded
 from cupyna.execution import Backend, Execution
-from cupyna.kernels import launch, loader
+from cupyna.kernels import launch, loader, portable
+from cupyna.kernels.direct import costs as direct
 from cupyna.kernels.fused import heuristics
 from cupyna.kernels.hopper import tensor_map
 from cupyna.kernels.window import costs
@@ -77,7 +78,7 @@ def test_forward(backend: Backend, problem: Problem) -> None:
     check_forward(backend, problem)
 
 
-def check_forward(backend: Backend, problem: Problem) -> None:
+def check_forward(backend: Backend, problem: Problem, weights: str | None = None) -> None:
     given, memory = inputs(problem), Memory()
     q, k, v = (described(memory.put(array)) for array in (given.q, given.k, given.v))
     bias = None if given.bias is None else described(memory.put(given.bias))
@@ -87,12 +88,15 @@ def check_forward(backend: Backend, problem: Problem) -> None:
     backend.forward(
         problem, given.scale, execution(memory), q, k, v, bias, described(out), described(lse)
     )
-    expected = expected_forward(problem, given, weights=rounding(backend, problem))
+    weights = rounding(backend, problem) if weights is None else weights
+    expected = expected_forward(problem, given, weights=weights)
     expected["out"].check(out)
     expected["lse"].check(lse)
 
 
-def check_backward(backend: Backend, problem: Problem, given: Inputs) -> None:
+def check_backward(
+    backend: Backend, problem: Problem, given: Inputs, weights: str | None = None
+) -> None:
     memory = Memory()
     out, lse = stored_forward(problem, given)
     arrays = (given.dout, given.q, given.k, given.v, out, lse, given.dlse)
@@ -106,7 +110,8 @@ def check_backward(backend: Backend, problem: Problem, given: Inputs) -> None:
         problem, given.scale, execution(memory), *map(described, (dout, q, k, v)), bias,
         *map(described, (out, lse, dlse, *gradients[:3])), dbias,
     )  # fmt: skip
-    expected = expected_backward(problem, given, with_dlse=True, weights=rounding(backend, problem))
+    weights = rounding(backend, problem) if weights is None else weights
+    expected = expected_backward(problem, given, with_dlse=True, weights=weights)
     for name, gradient in zip(("dq", "dk", "dv", "dbias"), gradients, strict=False):
         expected[name].check(gradient)
 
@@ -220,3 +225,25 @@ def test_gradients_of_small_windows(problem: Problem, monkeypatch: pytest.Monkey
     assert passes is not None
     monkeypatch.setattr(costs, "faster_window_gradients", lambda *_: passes)
     check_backward(BACKENDS["fused"][0], problem, inputs(problem))
+
+
+FEW_KEYS = [
+    pytest.param(operation, problem, id=f"{operation}-{name}")
+    for operation in ("forward", "backward")
+    for name, problem in small_problems(("float16", "bfloat16", "float32"))
+    if not BACKENDS["fused"][0].refusals(problem, operation, H200)
+    if direct.direct_passes(problem, operation, H200) is not None
+]
+
+
+@pytest.mark.parametrize(("operation", "problem"), FEW_KEYS)
+def test_few_keys(operation: Operation, problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Few multiprocessors: a block goes through several planes.
+    device = replace(H200, processors=1)
+    few = Execution(device, 0, Memory().workspace)
+    monkeypatch.setitem(globals(), "execution", lambda _: few)
+    monkeypatch.setattr(portable, "faster_direct_passes", direct.direct_passes)
+    if operation == "forward":
+        check_forward(BACKENDS["fused"][0], problem, weights="float32")
+    else:
+        check_backward(BACKENDS["fused"][0], problem, inputs(problem), weights="float32")

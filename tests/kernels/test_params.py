@@ -12,6 +12,7 @@ from cupyna.arrays import DeviceArray
 from cupyna.arrays.host import host_dtype
 from cupyna.kernels.compiler import find_compiler
 from cupyna.kernels.copies import COPY_PARAMS
+from cupyna.kernels.direct.params import DIRECT_GRADIENT_PARAMS, DIRECT_PARAMS
 from cupyna.kernels.fused.params import (
     ATTENTION_PARAMS,
     BESIDE_GRADIENT_PARAMS,
@@ -58,6 +59,8 @@ def assertions(struct: str, dtype: np.dtype) -> Iterator[str]:
         ("attention_params.cuh", "BiasGradientParams", BIAS_GRADIENT_PARAMS),
         ("attention_params.cuh", "BesideGradientParams", BESIDE_GRADIENT_PARAMS),
         ("window_params.cuh", "WindowGradientParams", WINDOW_GRADIENT_PARAMS),
+        ("direct_params.cuh", "DirectParams", DIRECT_PARAMS),
+        ("direct_params.cuh", "DirectGradientParams", DIRECT_GRADIENT_PARAMS),
     ],
 )
 def test_the_mirror_lies_like_the_struct(

@@ -30,6 +30,7 @@ __all__ = [
     "faster_window_gradients",
     "portable_backward_us",
     "portable_forward_us",
+    "window_backward_us",
     "window_forward_choice",
     "window_gradient_choices",
 ]
@@ -196,11 +197,16 @@ def faster_window_gradients(
     return passes if _backward_us(problem, device, passes) < general_us else None
 
 
+def window_backward_us(problem: Problem, device: DeviceSpec) -> float:
+    """What backward is expected to take with these kernels."""
+    passes = window_gradient_choices(problem, device)
+    return math.inf if passes is None else _backward_us(problem, device, passes)
+
+
 def portable_backward_us(problem: Problem, device: DeviceSpec) -> float:
     """What backward is expected to take with the faster of these kernels and the general ones."""
     general_us = _general_backward_us(problem, device)
-    passes = window_gradient_choices(problem, device)
-    return general_us if passes is None else min(_backward_us(problem, device, passes), general_us)
+    return min(window_backward_us(problem, device), general_us)
 
 
 def _general_backward_us(problem: Problem, device: DeviceSpec) -> float:

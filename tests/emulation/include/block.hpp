@@ -188,6 +188,10 @@ template <typename T>
 T __ldg(const T* pointer) {
   return *pointer;
 }
+template <typename T>
+void __stcs(T* pointer, T value) {
+  *pointer = value;
+}
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
