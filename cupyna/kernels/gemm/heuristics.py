@@ -163,6 +163,15 @@ class GemmPlan:
         """Numbers that stand beside the fragments of forward: maxima by chunk, and sums."""
         return self._warps(problem) * (self.cut.chunks + 1) * WARP_ROWS
 
+    def computed_products(self, problem: Problem) -> int:
+        """Pairs of a query and a key that the tiles evaluate."""
+        counts = TilePlan(problem.axes, self.warp_tile, problem.spatial, self.side).counts
+        return problem.batch * problem.heads * counts.box_tokens * WARP_ROWS
+
+    def box(self, problem: Problem) -> tuple[int, ...]:
+        """The largest box of a tile."""
+        return TilePlan(problem.axes, self.tile, problem.spatial, self.side).largest_box
+
     def _warps(self, problem: Problem) -> int:
         tiles = TilePlan(problem.axes, self.tile, problem.spatial, self.side).counts.tiles
         return problem.batch * problem.heads * tiles * WARPS

@@ -22,7 +22,7 @@ from ..params import (
 from ..variant import Variant
 from .heuristics import GemmPlan, Kind, blocks_on_device, gemm_plan, smem_bytes
 from .params import VECTORS, pack_gemm
-from .shapes import channels_of, gemm_variant, row_slots
+from .shapes import channels_of, gemm_variant, keeps_fragments, row_slots
 
 __all__ = ["GemmProducts"]
 
@@ -49,6 +49,11 @@ class GemmProducts:
             "head_group": problem.head_group,
             "is_precise": int(not problem.allow_tf32),
         }
+
+    @property
+    def keeps_fragments(self) -> bool:
+        """Whether backward works with fragments."""
+        return keeps_fragments(self._problem)
 
     def plan(self, kind: Kind, channels: int) -> GemmPlan:
         return gemm_plan(self._problem, self._execution.device, kind, channels)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cupyna.problem import Problem
+
 from ..variant import Variant
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "chunk_of",
     "gemm_variant",
     "gemm_variants",
+    "keeps_fragments",
     "resident_blocks",
     "row_bytes",
     "row_slots",
@@ -119,3 +122,8 @@ def row_slots(window: int, item_bytes: int) -> int:
     """Slots of a stored row: whole 16-byte vectors."""
     vector = 16 // item_bytes
     return -(-window // vector) * vector
+
+
+def keeps_fragments(problem: Problem) -> bool:
+    """Whether backward works with fragments: the gradient of a bias wants rows of slots."""
+    return not problem.has_bias and problem.dtype != "float64"
