@@ -216,12 +216,17 @@ def _backward(
     dk: DeviceArray,
     dv: DeviceArray,
 ) -> None:
-    of_queries = run.plan("query_gradients", q.shape[-1])
-    of_keys = run.plan("key_gradients", q.shape[-1])
+    of_queries, of_keys = run.gradient_plan("query"), run.gradient_plan("key")
+    kept = [plan for plan in (of_queries, of_keys) if not plan.leaves_rows]
     # Fragments of queries have been used when those of keys come.
-    dscores = run.fragments(of_queries, of_keys)
-    statistics = run.query_gradients(of_queries, scale, dout, q, k, v, out, lse, dlse, dscores)
-    run.values(of_queries, dscores, k, dq, scale)
+    dscores = run.fragments(*kept) if kept else None
+    of_dq = dq if dscores is None or of_queries.leaves_rows else dscores
+    statistics = run.query_gradients(of_queries, scale, dout, q, k, v, out, lse, dlse, of_dq)
+    if of_dq is not dq:
+        run.values(of_queries, of_dq, k, dq, scale)
+    if dscores is None or of_keys.leaves_rows:
+        run.key_gradients(of_keys, scale, dout, q, k, v, statistics, dv, dk)
+        return
     weights = run.fragments(of_keys)
     run.key_gradients(of_keys, scale, dout, q, k, v, statistics, weights, dscores)
     run.values(of_keys, weights, dout, dv, 1.0)

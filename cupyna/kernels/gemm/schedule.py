@@ -11,11 +11,11 @@ from cupyna.arrays.device_array import DeviceArray
 from cupyna.problem import DeviceSpec, Operation, Problem
 
 from ..fused.params import axis_tiles
-from .heuristics import GemmPlan, Kind, gemm_plan
+from .heuristics import SIDES, GemmPlan, Kind, Side, gemm_plan
 from .parts import Part, foldings, slices
-from .shapes import channels_of, keeps_fragments, row_slots
+from .shapes import channels_of, keeps_fragments, row_channels_of, row_slots
 
-__all__ = ["Schedule", "SharedWorkspace", "schedule"]
+__all__ = ["Schedule", "SharedWorkspace", "gradient_plan", "schedule"]
 
 # Weights of long windows are many times the inputs: planes take turns in so much memory.
 _MOST_WORKSPACE_BYTES = 4 * 2**30
@@ -26,15 +26,14 @@ _LAUNCH_US = 2.5
 # The products of each operation; the last entry is whether they have the values' channels.
 _PRODUCTS: dict[Operation, tuple[tuple[Kind, bool], ...]] = {
     "forward": (("forward", False),),
-    "backward": (("query_gradients", False), ("key_gradients", False)),
+    "backward": (
+        ("score_gradients", False), ("inverse", True), ("outputs", False), ("inverse", False),
+    ),
     "qk": (("scores", False),),
     "av": (("outputs", True),),
     "qk_backward": (("outputs", False), ("inverse", False)),
     "av_backward": (("scores", True), ("inverse", True)),
 }  # fmt: skip
-_COMPACT_BACKWARD: tuple[tuple[Kind, bool], ...] = (
-    ("score_gradients", False), ("inverse", True), ("outputs", False), ("inverse", False),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +162,27 @@ def _workspace_bytes(problem: Problem, operation: Operation, plans: list[GemmPla
     return max(of_queries, of_keys) + of_keys + 2 * rows * number
 
 
+@lru_cache(maxsize=4096)
+def gradient_plan(problem: Problem, device: DeviceSpec, side: Side) -> GemmPlan:
+    """How backward computes the gradients of one side: by fragments in memory, or without."""
+    channels = problem.head_dim
+    of_fragments: Kind = "query_gradients" if side == "query" else "key_gradients"
+    found = gemm_plan(problem, device, of_fragments, channels)
+    if row_channels_of(problem.dtype, channels, problem.value_dim, int(side == "key")):
+        of_rows: Kind = "query_rows" if side == "query" else "key_rows"
+        rows = gemm_plan(problem, device, of_rows, channels)
+        found = min(rows, found, key=lambda plan: plan.time_us)
+    return found
+
+
 def _plans(
     problem: Problem, operation: Operation, device: DeviceSpec
 ) -> list[tuple[GemmPlan, int]]:
     """The plan of each product of an operation, with its channels."""
-    products = _PRODUCTS[operation]
-    if operation == "backward" and not keeps_fragments(problem):
-        products = _COMPACT_BACKWARD
+    if operation == "backward" and keeps_fragments(problem):
+        return [(gradient_plan(problem, device, side), problem.head_dim) for side in SIDES]
     found = []
-    for kind, of_values in products:
+    for kind, of_values in _PRODUCTS[operation]:
         channels = problem.value_dim if of_values else problem.head_dim
         found.append((gemm_plan(problem, device, kind, channels), channels))
     return found
