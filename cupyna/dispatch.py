@@ -47,12 +47,12 @@ def backends(kind: str) -> tuple[Backend, ...]:
 
         return BACKENDS
     from .backends.fused import CudaFused
-    from .backends.gemm import CudaGemm
+    from .backends.gemm import CudaGemm, CudaGemmPlain
     from .backends.hopper import CudaHopper
     from .backends.naive import CudaNaive
     from .backends.padded import CudaPadded
 
-    return (CudaHopper(), CudaFused(), CudaPadded(), CudaGemm(), CudaNaive())
+    return (CudaHopper(), CudaFused(), CudaPadded(), CudaGemm(), CudaNaive(), CudaGemmPlain())
 
 
 def select(

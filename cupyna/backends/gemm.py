@@ -17,17 +17,22 @@ from typing import TYPE_CHECKING
 from ..arrays.device_array import DeviceArray
 from ..execution import Choice, Execution
 from ..problem import DeviceSpec, Method, Operation, Problem
+from .naive import CudaNaive
 
 if TYPE_CHECKING:
     from ..kernels.gemm.parts import Part
     from ..kernels.gemm.products import GemmProducts
 
-__all__ = ["CudaGemm"]
+__all__ = ["CudaGemm", "CudaGemmPlain"]
 
 _MOST_BLOCKS = 2**31 - 1
 
 # Positions are 32-bit numbers with room for sums.
 _MOST_TOKENS = 2**30 - 1
+
+# Tensor cores have to be expected to be faster by so much than the naive method's kernels, which
+# compute a product without padding: models err.
+_CLEARLY_FASTER = 0.9
 
 
 class CudaGemm:
@@ -40,6 +45,12 @@ class CudaGemm:
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec
     ) -> tuple[str, ...]:
+        return self.limits(problem, operation, device) or slower_than_plain(
+            problem, operation, device
+        )
+
+    def limits(self, problem: Problem, operation: Operation, device: DeviceSpec) -> tuple[str, ...]:
+        """Why the kernels cannot run an operation at all, whatever it would take."""
         from ..kernels.gemm.schedule import schedule
         from ..kernels.variant import SERVED, architectures_on
 
@@ -186,6 +197,48 @@ class CudaGemm:
             of_q, of_k = part.of_queries, part.of_keys
             run.scores(of_q(dout), of_k(v), of_q(dweights), 1.0, empty=0.0)
             run.inverse(of_q(weights), of_q(dout), of_k(dv), 1.0)
+
+
+class CudaGemmPlain(CudaNaive):
+    """The method where tensor cores lose: windows so small that tiles are mostly padding.
+
+    The kernels are those of the naive method, and so is the time.
+    """
+
+    name = "cuda-gemm-plain"
+    method: Method = "gemm"
+
+    def refusals(
+        self, problem: Problem, operation: Operation, device: DeviceSpec
+    ) -> tuple[str, ...]:
+        reasons = super().refusals(problem, operation, device)
+        tensor_cores = CudaGemm()
+        if reasons or tensor_cores.limits(problem, operation, device):
+            return (*reasons, "stands in only where tensor cores are slower, not where they cannot")
+        if not tensor_cores.refusals(problem, operation, device):
+            return ("tensor cores are expected to be faster",)
+        return ()
+
+    def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
+        found = super().choice(problem, operation, device)
+        return replace(found, notes=(*found.notes, "products outside of tensor cores"))
+
+
+def slower_than_plain(
+    problem: Problem, operation: Operation, device: DeviceSpec
+) -> tuple[str, ...]:
+    """Why tensor cores are not worth while, if so."""
+    plain = CudaNaive()
+    if plain.refusals(problem, operation, device):
+        return ()
+    plain_us = plain.choice(problem, operation, device).time_us
+    time_us = CudaGemm().choice(problem, operation, device).time_us
+    if time_us <= _CLEARLY_FASTER * plain_us:
+        return ()
+    return (
+        f"takes about {time_us:.0f} us on tensor cores, where tiles are mostly padding, and "
+        f"{plain_us:.0f} us outside of them",
+    )
 
 
 def _runs(
