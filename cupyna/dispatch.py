@@ -47,14 +47,14 @@ def backends(kind: str) -> tuple[Backend, ...]:
 
         return BACKENDS
     from .backends.fused import CudaFused
-    from .backends.gemm import CudaGemm
+    from .backends.gemm import CudaGemm, CudaGemmPlain
     from .backends.hopper import CudaHopper
     from .backends.hopper_window import CudaHopperWindow
     from .backends.naive import CudaNaive
     from .backends.padded import CudaPadded
 
     direct = (CudaHopperWindow(), CudaHopper(), CudaFused())
-    return (*direct, CudaPadded(), CudaGemm(), CudaNaive())
+    return (*direct, CudaPadded(), CudaGemm(), CudaNaive(), CudaGemmPlain())
 
 
 def select(

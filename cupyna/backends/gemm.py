@@ -3,41 +3,36 @@
 The kernels are the paper's three products: query tile x key box, weights x key box, and weights^T x
 query box. Forward and backward keep their weights as fragments of tensor core products between two
 kernels; single products read and write a caller's compact rows, and so does the backward pass that
-has a bias or float64.
+has a bias or float64. A call may be several: for dilation groups of two lengths, and for planes
+whose weights would take too much memory at once.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..arrays.device_array import DeviceArray
 from ..execution import Choice, Execution
 from ..problem import DeviceSpec, Method, Operation, Problem
+from .naive import CudaNaive
 
 if TYPE_CHECKING:
-    from ..kernels.gemm.heuristics import GemmPlan, Kind
+    from ..kernels.gemm.parts import Part
     from ..kernels.gemm.products import GemmProducts
 
-__all__ = ["CudaGemm"]
+__all__ = ["CudaGemm", "CudaGemmPlain"]
 
 _MOST_BLOCKS = 2**31 - 1
 
 # Positions are 32-bit numbers with room for sums.
 _MOST_TOKENS = 2**30 - 1
 
-# The products of each operation; the last entry is whether they have the values' channels.
-_PRODUCTS: dict[Operation, tuple[tuple[Kind, bool], ...]] = {
-    "forward": (("forward", False),),
-    "backward": (("query_gradients", False), ("key_gradients", False)),
-    "qk": (("scores", False),),
-    "av": (("outputs", True),),
-    "qk_backward": (("outputs", False), ("inverse", False)),
-    "av_backward": (("scores", True), ("inverse", True)),
-}  # fmt: skip
-_COMPACT_BACKWARD: tuple[tuple[Kind, bool], ...] = (
-    ("score_gradients", False), ("inverse", True), ("outputs", False), ("inverse", False),
-)  # fmt: skip
+# Tensor cores have to be expected to be faster by so much than the naive method's kernels, which
+# compute a product without padding: models err.
+_CLEARLY_FASTER = 0.9
 
 
 class CudaGemm:
@@ -50,6 +45,13 @@ class CudaGemm:
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec
     ) -> tuple[str, ...]:
+        return self.limits(problem, operation, device) or slower_than_plain(
+            problem, operation, device
+        )
+
+    def limits(self, problem: Problem, operation: Operation, device: DeviceSpec) -> tuple[str, ...]:
+        """Why the kernels cannot run an operation at all, whatever it would take."""
+        from ..kernels.gemm.schedule import schedule
         from ..kernels.variant import SERVED, architectures_on
 
         if not architectures_on(device.compute_capability):
@@ -59,29 +61,28 @@ class CudaGemm:
         if problem.tokens > _MOST_TOKENS:
             reasons.append(f"{problem.tokens} tokens are more than {_MOST_TOKENS}")
         try:
-            plans = _plans(problem, operation, device)
+            blocks = schedule(problem, operation, device).blocks
         except ValueError as error:
             return (*reasons, str(error))
-        blocks = max(_blocks(problem, plan, channels) for plan, channels in plans)
         if blocks > _MOST_BLOCKS:
             reasons.append(f"needs {blocks} blocks of threads, more than {_MOST_BLOCKS}")
         return tuple(reasons)
 
     def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
-        from ..tiles import TilePlan
+        from ..kernels.gemm.schedule import schedule
 
-        plans = [plan for plan, _ in _plans(problem, operation, device)]
-        first = plans[0]
-        counts = TilePlan(problem.axes, first.warp_tile, problem.spatial, first.side).counts
-        planes = problem.batch * problem.heads
+        found = schedule(problem, operation, device)
+        first = found.plans[0]
+        part = found.parts[0]
         return Choice(
             kernel=f"cupyna_gemm_*_{problem.dtype}",
-            q_tile=first.tile,
-            kv_tile=TilePlan(problem.axes, first.tile, problem.spatial, first.side).largest_box,
-            useful_products=planes * problem.tokens * problem.window,
-            computed_products=planes * counts.box_tokens * math.prod(first.warp_tile),
-            workspace_bytes=_workspace_bytes(problem, operation, plans),
-            time_us=sum(plan.time_us for plan in plans),
+            q_tile=part.whole_axes(first.tile),
+            kv_tile=part.whole_axes(first.box(part.problem)),
+            useful_products=problem.batch * problem.heads * problem.tokens * problem.window,
+            computed_products=found.computed_products,
+            workspace_bytes=found.workspace_bytes,
+            time_us=found.time_us,
+            notes=found.notes,
         )
 
     def forward(
@@ -96,12 +97,15 @@ class CudaGemm:
         out: DeviceArray,
         lse: DeviceArray | None,
     ) -> None:
-        run = _products(problem, execution)
-        # Both kernels walk the same chunks: one leaves the fragments that the other takes.
-        plan = run.plan("forward", problem.head_dim)
-        weights, maxima = run.fragments(plan), run.maxima(plan)
-        run.weights(plan, q, k, weights, maxima, scale, bias=bias, lse=lse)
-        run.values(plan, weights, v, out, 1.0, maxima=maxima)
+        for part, run in _runs(problem, "forward", execution):
+            of_q, of_k, of_bias = part.of_queries, part.of_keys, part.of_bias
+            # Both kernels walk the same chunks: one leaves the fragments that the other takes.
+            plan = run.plan("forward", problem.head_dim)
+            weights, maxima = run.fragments(plan), run.maxima(plan)
+            run.weights(
+                plan, of_q(q), of_k(k), weights, maxima, scale, bias=of_bias(bias), lse=of_q(lse)
+            )
+            run.values(plan, weights, of_k(v), of_q(out), 1.0, maxima=maxima)
 
     def backward(
         self,
@@ -121,28 +125,18 @@ class CudaGemm:
         dv: DeviceArray,
         dbias: DeviceArray | None,
     ) -> None:
-        run = _products(problem, execution)
-        if _keeps_fragments(problem):
-            of_queries = run.plan("query_gradients", problem.head_dim)
-            of_keys = run.plan("key_gradients", problem.head_dim)
-            # Fragments of queries have been used when those of keys come.
-            dscores = run.fragments(of_queries, of_keys)
-            statistics = run.query_gradients(
-                of_queries, scale, dout, q, k, v, out, lse, dlse, dscores
-            )
-            run.values(of_queries, dscores, k, dq, scale)
-            weights = run.fragments(of_keys)
-            run.key_gradients(of_keys, scale, dout, q, k, v, statistics, weights, dscores)
-            run.values(of_keys, weights, dout, dv, 1.0)
-            run.values(of_keys, dscores, q, dk, scale)
-            return
-        rows, drows = run.rows(), run.rows()
-        run.score_gradients(scale, dout, q, k, v, bias, out, lse, dlse, weights=rows, dscores=drows)
-        run.inverse(rows, dout, dv, 1.0)
-        run.outputs(drows, k, dq, scale)
-        run.inverse(drows, q, dk, scale)
-        if dbias is not None:
-            run.bias_gradient(drows, dbias)
+        for part, run in _runs(problem, "backward", execution):
+            of_q, of_k = part.of_queries, part.of_keys
+            given = of_q(dout), of_q(q), of_k(k), of_k(v)
+            before = of_q(out), of_q(lse), of_q(dlse)
+            gradients = of_q(dq), of_k(dk), of_k(dv)
+            if run.keeps_fragments:
+                _backward(run, scale, *given, *before, *gradients)
+            else:
+                of_bias = part.of_bias
+                _compact_backward(
+                    run, scale, *given, of_bias(bias), *before, *gradients, of_bias(dbias)
+                )
 
     def qk(
         self,
@@ -154,7 +148,9 @@ class CudaGemm:
         bias: DeviceArray | None,
         scores: DeviceArray,
     ) -> None:
-        _products(problem, execution).scores(q, k, scores, scale, empty=-math.inf, bias=bias)
+        for part, run in _runs(problem, "qk", execution):
+            of_q, of_k, bias_of = part.of_queries, part.of_keys, part.of_bias
+            run.scores(of_q(q), of_k(k), of_q(scores), scale, empty=-math.inf, bias=bias_of(bias))
 
     def av(
         self,
@@ -164,7 +160,9 @@ class CudaGemm:
         v: DeviceArray,
         out: DeviceArray,
     ) -> None:
-        _products(problem, execution).outputs(weights, v, out, 1.0)
+        for part, run in _runs(problem, "av", execution):
+            of_q, of_k = part.of_queries, part.of_keys
+            run.outputs(of_q(weights), of_k(v), of_q(out), 1.0)
 
     def qk_backward(
         self,
@@ -178,11 +176,12 @@ class CudaGemm:
         dk: DeviceArray,
         dbias: DeviceArray | None,
     ) -> None:
-        run = _products(problem, execution)
-        run.outputs(dscores, k, dq, scale)
-        run.inverse(dscores, q, dk, scale)
-        if dbias is not None:
-            run.bias_gradient(dscores, dbias)
+        for part, run in _runs(problem, "qk_backward", execution):
+            of_q, of_k = part.of_queries, part.of_keys
+            run.outputs(of_q(dscores), of_k(k), of_q(dq), scale)
+            run.inverse(of_q(dscores), of_q(q), of_k(dk), scale)
+            if dbias is not None:
+                run.bias_gradient(of_q(dscores), part.of_bias(dbias))
 
     def av_backward(
         self,
@@ -194,58 +193,119 @@ class CudaGemm:
         dweights: DeviceArray,
         dv: DeviceArray,
     ) -> None:
-        run = _products(problem, execution)
-        run.scores(dout, v, dweights, 1.0, empty=0.0)
-        run.inverse(weights, dout, dv, 1.0)
+        for part, run in _runs(problem, "av_backward", execution):
+            of_q, of_k = part.of_queries, part.of_keys
+            run.scores(of_q(dout), of_k(v), of_q(dweights), 1.0, empty=0.0)
+            run.inverse(of_q(weights), of_q(dout), of_k(dv), 1.0)
 
 
-def _products(problem: Problem, execution: Execution) -> GemmProducts:
-    from ..kernels.gemm.products import GemmProducts
+class CudaGemmPlain(CudaNaive):
+    """The method where tensor cores lose: windows so small that tiles are mostly padding.
 
-    return GemmProducts(problem, execution)
+    The kernels are those of the naive method, and so is the time.
+    """
+
+    name = "cuda-gemm-plain"
+    method: Method = "gemm"
+
+    def refusals(
+        self, problem: Problem, operation: Operation, device: DeviceSpec
+    ) -> tuple[str, ...]:
+        reasons = super().refusals(problem, operation, device)
+        tensor_cores = CudaGemm()
+        if reasons or tensor_cores.limits(problem, operation, device):
+            return (*reasons, "stands in only where tensor cores are slower, not where they cannot")
+        if not tensor_cores.refusals(problem, operation, device):
+            return ("tensor cores are expected to be faster",)
+        return ()
+
+    def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
+        found = super().choice(problem, operation, device)
+        return replace(found, notes=(*found.notes, "products outside of tensor cores"))
 
 
-def _keeps_fragments(problem: Problem) -> bool:
-    """Whether backward works with fragments: the gradient of a bias wants rows of slots."""
-    return not problem.has_bias and problem.dtype != "float64"
-
-
-def _workspace_bytes(problem: Problem, operation: Operation, plans: list[GemmPlan]) -> int:
-    from ..kernels.gemm.shapes import row_slots
-
-    rows = problem.batch * problem.heads * problem.tokens
-    number = 8 if problem.dtype == "float64" else 4
-    if operation == "forward":
-        return plans[0].fragment_bytes(problem) + plans[0].maxima(problem) * number
-    if operation != "backward":
-        return 0
-    if not _keeps_fragments(problem):
-        return 2 * rows * row_slots(problem.window, problem.item_bytes) * problem.item_bytes
-    of_queries, of_keys = (plan.fragment_bytes(problem) for plan in plans)
-    return max(of_queries, of_keys) + of_keys + 2 * rows * number
-
-
-def _plans(
+def slower_than_plain(
     problem: Problem, operation: Operation, device: DeviceSpec
-) -> list[tuple[GemmPlan, int]]:
-    """The plan of each product of an operation, with its channels."""
-    from ..kernels.gemm.heuristics import gemm_plan
+) -> tuple[str, ...]:
+    """Why tensor cores are not worth while, if so."""
+    plain = CudaNaive()
+    if plain.refusals(problem, operation, device):
+        return ()
+    plain_us = plain.choice(problem, operation, device).time_us
+    time_us = CudaGemm().choice(problem, operation, device).time_us
+    if time_us <= _CLEARLY_FASTER * plain_us:
+        return ()
+    return (
+        f"takes about {time_us:.0f} us on tensor cores, where tiles are mostly padding, and "
+        f"{plain_us:.0f} us outside of them",
+    )
 
-    found = []
-    products = _PRODUCTS[operation]
-    if operation == "backward" and not _keeps_fragments(problem):
-        products = _COMPACT_BACKWARD
-    for kind, of_values in products:
-        channels = problem.value_dim if of_values else problem.head_dim
-        found.append((gemm_plan(problem, device, kind, channels), channels))
-    return found
+
+def _runs(
+    problem: Problem, operation: Operation, execution: Execution
+) -> Iterator[tuple[Part, GemmProducts]]:
+    """The parts of a call and the launches of each; they take turns with the workspace."""
+    from ..kernels.gemm.products import GemmProducts
+    from ..kernels.gemm.schedule import SharedWorkspace, schedule
+
+    workspace = SharedWorkspace(execution.empty)
+    shared = replace(execution, empty=workspace.empty)
+    for part in schedule(problem, operation, execution.device).parts:
+        workspace.restart()
+        yield part, GemmProducts(part.problem, shared)
 
 
-def _blocks(problem: Problem, plan: GemmPlan, channels: int) -> int:
-    from ..kernels.fused.params import axis_tiles
-    from ..kernels.gemm.shapes import channels_of
+def _backward(
+    run: GemmProducts,
+    scale: float,
+    dout: DeviceArray,
+    q: DeviceArray,
+    k: DeviceArray,
+    v: DeviceArray,
+    out: DeviceArray,
+    lse: DeviceArray,
+    dlse: DeviceArray | None,
+    dq: DeviceArray,
+    dk: DeviceArray,
+    dv: DeviceArray,
+) -> None:
+    of_queries, of_keys = run.gradient_plan("query"), run.gradient_plan("key")
+    kept = [plan for plan in (of_queries, of_keys) if not plan.leaves_rows]
+    # Fragments of queries have been used when those of keys come.
+    dscores = run.fragments(*kept) if kept else None
+    of_dq = dq if dscores is None or of_queries.leaves_rows else dscores
+    statistics = run.query_gradients(of_queries, scale, dout, q, k, v, out, lse, dlse, of_dq)
+    if of_dq is not dq:
+        run.values(of_queries, of_dq, k, dq, scale)
+    if dscores is None or of_keys.leaves_rows:
+        run.key_gradients(of_keys, scale, dout, q, k, v, statistics, dv, dk)
+        return
+    weights = run.fragments(of_keys)
+    run.key_gradients(of_keys, scale, dout, q, k, v, statistics, weights, dscores)
+    run.values(of_keys, weights, dout, dv, 1.0)
+    run.values(of_keys, dscores, q, dk, scale)
 
-    tiles = math.prod(map(axis_tiles, problem.spatial, problem.dilation, plan.tile))
-    width = channels_of(problem.dtype, max(problem.head_dim, problem.value_dim))
-    longest = max(channels, problem.value_dim)
-    return tiles * -(-longest // width)
+
+def _compact_backward(
+    run: GemmProducts,
+    scale: float,
+    dout: DeviceArray,
+    q: DeviceArray,
+    k: DeviceArray,
+    v: DeviceArray,
+    bias: DeviceArray | None,
+    out: DeviceArray,
+    lse: DeviceArray,
+    dlse: DeviceArray | None,
+    dq: DeviceArray,
+    dk: DeviceArray,
+    dv: DeviceArray,
+    dbias: DeviceArray | None,
+) -> None:
+    rows, drows = run.rows(), run.rows()
+    run.score_gradients(scale, dout, q, k, v, bias, out, lse, dlse, weights=rows, dscores=drows)
+    run.inverse(rows, dout, dv, 1.0)
+    run.outputs(drows, k, dq, scale)
+    run.inverse(drows, q, dk, scale)
+    if dbias is not None:
+        run.bias_gradient(drows, dbias)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("cupy")
@@ -18,6 +19,9 @@ from cupyna.execution import Backend, Execution
 from cupyna.kernels import launch, loader, portable
 from cupyna.kernels.direct import costs as direct
 from cupyna.kernels.fused import heuristics
+from cupyna.kernels.gemm import products, schedule
+from cupyna.kernels.gemm.heuristics import gemm_plan
+from cupyna.kernels.gemm.parts import foldings
 from cupyna.kernels.hopper import tensor_map
 from cupyna.kernels.window import costs
 from cupyna.kernels.window.launches import launch_window_ring
@@ -50,7 +54,7 @@ def served(operation: Operation) -> list[object]:
         pytest.param(backend, problem, id=f"{method}-{name}")
         for method, (backend, dtypes) in BACKENDS.items()
         for name, problem in small_problems(dtypes)
-        if not backend.refusals(problem, operation, H200)
+        if not getattr(backend, "limits", backend.refusals)(problem, operation, H200)
     ]
 
 
@@ -247,3 +251,86 @@ def test_few_keys(operation: Operation, problem: Problem, monkeypatch: pytest.Mo
         check_forward(BACKENDS["fused"][0], problem, weights="float32")
     else:
         check_backward(BACKENDS["fused"][0], problem, inputs(problem), weights="float32")
+
+
+ROWS = [
+    pytest.param(replace(problem, dtype=dtype, head_dim=head_dim, value_dim=value_dim),
+                 id=f"{name}-{head_dim}-{dtype}")
+    for dtype in ("float16", "float32")
+    for name, problem, head_dim, value_dim in (
+        ("line", Problem(2, (37,), 4, 2, 0, 0, "", (7,), (1,), (2,), (True,)), 32, 32),
+        ("plane", Problem(1, (9, 14), 4, 2, 0, 0, "", (3, 9), (1, 2), (1, 1), (False, True)),
+         64, 32),
+        ("volume", Problem(1, (5, 6, 7), 2, 2, 0, 0, "", (3, 3, 5), (1,) * 3, (1,) * 3,
+                           (False,) * 3), 64, 64),
+        ("line", Problem(1, (70,), 2, 1, 0, 0, "", (41,), (1,), (1,), (False,)), 128, 64),
+    )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("problem", ROWS)
+def test_rows_of_gradients(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_rows(problem: Problem, device: object, side: str) -> object:
+        has_rows = schedule.row_channels_of(
+            problem.dtype, problem.head_dim, problem.value_dim, int(side == "key")
+        )
+        kind = ("query_rows", "key_rows") if has_rows else ("query_gradients", "key_gradients")
+        return gemm_plan(problem, H200, kind[side == "key"], problem.head_dim)
+
+    monkeypatch.setattr(products, "gradient_plan", of_rows)
+    check_backward(BACKENDS["gemm"][0], problem, inputs(problem))
+
+
+FOLDED = [
+    pytest.param(problem, way, id=f"{name}-{way}")
+    for name, problem in (
+        ("line", Problem(2, (38,), 4, 2, 32, 32, "float16", (4,), (2,), (7,), (False,))),
+        ("whole-groups", Problem(1, (36,), 2, 1, 16, 24, "float32", (3,), (1,), (9,), (True,))),
+        ("bias", Problem(1, (29,), 2, 2, 16, 16, "float16", (5,), (1,), (5,), (False,),
+                         has_bias=True)),
+        ("plane", Problem(1, (13, 11), 2, 2, 64, 64, "float16", (3, 3), (1, 2), (4, 3),
+                          (False, True))),
+    )
+    for way in range(1, sum(1 for _ in foldings(problem)))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("problem", "way"), FOLDED)
+def test_dilation_groups_side_by_side(
+    problem: Problem, way: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = tuple(foldings(problem))[way]
+    monkeypatch.setattr(schedule, "foldings", lambda _: (parts,))
+    schedule.schedule.cache_clear()
+    backend = BACKENDS["gemm"][0]
+    check_forward(backend, problem)
+    if not problem.has_bias:
+        check_backward(backend, problem, inputs(problem))
+    schedule.schedule.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_planes_take_turns_where_memory_is_bounded(
+    dtype: str, has_bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = Problem(
+        3, (23,), 4, 2, 16, 16, dtype, (5,), (1,), (2,), (False,), has_bias=has_bias
+    )  # fmt: skip
+    backend = BACKENDS["gemm"][0]
+    whole = backend.choice(problem, "backward", H200).workspace_bytes
+    monkeypatch.setattr(schedule, "_MOST_WORKSPACE_BYTES", whole // (2 if has_bias else 5) + 1)
+    schedule.schedule.cache_clear()
+    assert backend.choice(problem, "backward", H200).workspace_bytes < 0.6 * whole
+    taken = []
+
+    class Counted(Memory):
+        def workspace(self, shape: tuple[int, ...], dtype: str) -> object:
+            taken.append(int(np.prod(shape)) * np.dtype(host_dtype(dtype)).itemsize)
+            return super().workspace(shape, dtype)
+
+    monkeypatch.setitem(globals(), "Memory", Counted)
+    check_backward(backend, problem, inputs(problem))
+    assert sum(taken) <= backend.choice(problem, "backward", H200).workspace_bytes
+    check_forward(backend, problem)
+    schedule.schedule.cache_clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cupyna import gemm
-from cupyna.dispatch import backends
+from cupyna.backends import gemm as backend
+from cupyna.dispatch import _ordered, select
 from cupyna.kernels.device import device_spec
 from cupyna.problem import Operation, Problem
 from cupyna.testing import (
@@ -54,7 +56,23 @@ def larger_problems() -> dict[str, Problem]:
     return found
 
 
-NAMED = dict(small_problems(DTYPES)) | larger_problems()
+def dilated_problems() -> dict[str, Problem]:
+    """Several dilation groups in a tile, groups of two lengths, and rows of gradients."""
+    found = {}
+    for dtype in DTYPES[:3]:
+        line = Problem(2, (150,), 4, 2, 64, 64, dtype, (7,), (1,), (20,), (False,))
+        found[f"groups-{dtype}"] = line
+        found[f"causal-groups-{dtype}"] = replace(
+            line, head_dim=32, value_dim=32, stride=(3,), is_causal=(True,)
+        )
+        found[f"groups-of-a-plane-{dtype}"] = Problem(
+            1, (23, 26), 2, 1, 128, 128, dtype, (3, 3), (1, 2), (7, 8), (False, True)
+        )
+        found[f"rows-{dtype}"] = replace(line, value_dim=32, kernel_size=(75,), dilation=(2,))
+    return found
+
+
+NAMED = dict(small_problems(DTYPES)) | larger_problems() | dilated_problems()
 named_problems = pytest.mark.parametrize("problem", NAMED.values(), ids=NAMED.keys())
 
 
@@ -63,9 +81,18 @@ def stored(problem: Problem) -> str | None:
     return problem.dtype if problem.item_bytes == 2 else None
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _on_tensor_cores() -> Iterator[None]:
+    """The method's own kernels run what is so small that others are faster, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "slower_than_plain", lambda *_: ())
+        _ordered.cache_clear()
+        yield
+    _ordered.cache_clear()
+
+
 def refuses(problem: Problem, operation: Operation) -> bool:
-    [backend] = [found for found in backends("cuda") if found.method == "gemm"]
-    reasons = backend.refusals(problem, operation, device_spec(0))
+    reasons = backend.CudaGemm().refusals(problem, operation, device_spec(0))
     # Long rows of wide types do not fit shared memory; nothing else is refused.
     assert all("too long" in reason for reason in reasons)
     return bool(reasons)
@@ -249,3 +276,14 @@ def test_layouts_that_no_vector_moves(dtype: str) -> None:
     weights = np.where(np.isneginf(scores), 0, 0.25).astype(scores.dtype)
     av = gemm.na_av(strided(weights), v, (5, 4), **keywords(problem))
     expected_av(problem, given, weights).check(get(av))
+
+
+@pytest.mark.gpu
+def test_plain_products_serve_what_tensor_cores_do_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem(1, (140,), 2, 2, 32, 32, "float16", (7,), (1,), (20,), (False,))
+    monkeypatch.setattr(backend, "slower_than_plain", lambda *_: ("is slower",))
+    _ordered.cache_clear()
+    found = select(problem, "forward", device_spec(0), "gemm")
+    assert found.name == "cuda-gemm-plain"
+    check_forward("cupy", problem, inputs(problem))
+    _ordered.cache_clear()

@@ -29,6 +29,8 @@ struct GemmDenseTile : GemmTile<T> {
   struct Shared : Base::Shared {
     Window common[kWarps];  // what all rows of a warp see
     int heads[kWarps];      // that each warp is at
+    // Where a box is one slab: its rows, and columns of each warp; none of a warp without rows.
+    int rows_of_slab, columns_of_box[kWarps];
     alignas(16) Token tokens[kRows];
     // Which rows of a warp see a position along an axis, for one axis after the other.
     unsigned short seen_along[kWarps][kPositions];
@@ -46,7 +48,6 @@ struct GemmDenseTile : GemmTile<T> {
   int laid = -1;            // first column that is laid, of the part at hand
   unsigned dense_runs = 0;  // bits of 32 columns that all rows see, from `laid` on
   bool has_one_slab;
-  int rows_of_slab, columns_of_box;  // where that is so; no columns of a warp without rows
 
   __device__ GemmDenseTile(const GemmParams& params, Shared& shared, Side side)
       : Base(params, shared, side), shared(shared) {}
@@ -67,8 +68,10 @@ struct GemmDenseTile : GemmTile<T> {
     Coordinate corner = box_corner();
     const Window slab = Base::slab_at(corner);
     has_one_slab = !Base::advance(corner);
-    rows_of_slab = Part(slab).columns();
-    columns_of_box = Base::has_rows ? Part(Base::part_of(slab)).columns() : 0;
+    if (threadIdx.x == 0) shared.rows_of_slab = Part(slab).columns();
+    const int columns = Base::has_rows ? Part(Base::part_of(slab)).columns() : 0;
+    if (lane == 0) shared.columns_of_box[warp] = columns;
+    __syncwarp();
   }
 
   // Elements from an array's first to the first channel of a row of the tile.
@@ -164,7 +167,7 @@ struct GemmDenseTile : GemmTile<T> {
            (at.z - corner.z) * params.axis[2].dilation * array.axis[2];
   }
   __device__ __forceinline__ int slab_rows(const Coordinate& at) const {
-    return has_one_slab ? rows_of_slab : Part(Base::slab_at(at)).columns();
+    return has_one_slab ? shared.rows_of_slab : Part(Base::slab_at(at)).columns();
   }
 
   // A slab's rows of an array, `channels` channels from `first` on.
@@ -179,7 +182,7 @@ struct GemmDenseTile : GemmTile<T> {
 
   // Columns of this warp in the slab at `at`.
   __device__ __forceinline__ int columns_at(const Coordinate& at) const {
-    if (has_one_slab || !Base::has_rows) return columns_of_box;
+    if (has_one_slab || !Base::has_rows) return shared.columns_of_box[warp];
     return Part(Base::part_of(Base::slab_at(at))).columns();
   }
 

@@ -6,11 +6,15 @@
 // the statistics of their rows. Tiles of keys compute the transposed products, with statistics by
 // column, and leave P and dS for the gradients of values and keys: both sides' fragments are left
 // factors as registers hold them, and nothing is transposed, selected or fetched by element.
+//
+// With kChannels the factors meet their rows at once, which are in shared memory: sums of so many
+// channels stay in registers, and rows of gradients leave instead of fragments.
 #pragma once
 
 #include "dense_tile.cuh"
 #include "exponential.cuh"
 #include "row_sums.cuh"
+#include "store.cuh"
 
 namespace cupyna {
 
@@ -19,7 +23,7 @@ struct alignas(8) GemmStatistics {
   float lse, delta;  // the log-sum-exp in units of the exponential
 };
 
-template <typename T, Side kSide>
+template <typename T, Side kSide, int kChannels = 0>
 struct GemmGradients : GemmDenseTile<T> {
   using Tile = GemmDenseTile<T>;
   using Tile::params, Tile::shared, Tile::warp, Tile::lane;
@@ -27,105 +31,132 @@ struct GemmGradients : GemmDenseTile<T> {
   using typename Tile::Shared;
   using Chunk = GemmChunk<T>;
   static constexpr bool kIsOfKeys = kSide == Side::kKey;
+  static constexpr bool kLeavesRows = kChannels > 0;
+  static constexpr int kTiles = kLeavesRows ? kChannels / 8 : 1;
+  // Tiles of eight columns taken at a time: sums leave registers for fewer.
+  static constexpr int kTaken = kLeavesRows ? 4 : kChunkTiles<T>;
 
-  const int pitch, value_pitch;
-  char* const owns;   // of each stage: rows, and rows beside them
-  char* const slabs;  // the same, and statistics of queries
-  long long* const offsets;
-  const char* own;
-  const char* own_values;
+  char* const memory;
+  int own_stage;  // of the pass at hand
   char* weights;  // fragments of the next chunk
   char* gradients;
   float lse[2], delta[2];
+  float sums[kTiles][4];        // of gradients of queries, or of keys
+  float value_sums[kTiles][4];  // of values, where tiles hold keys
 
   __device__ GemmGradients(const GemmParams& given, Shared& shared, char* memory)
-      : Tile(given, shared, kSide),
-        pitch(Tile::pitch_of(given.channels)),
-        value_pitch(Tile::pitch_of(given.value_channels)),
-        owns(memory),
-        slabs(owns + given.stages * Tile::kRows * (pitch + value_pitch)),
-        offsets(reinterpret_cast<long long*>(slabs + given.stages * slab_bytes())) {}
+      : Tile(given, shared, kSide), memory(memory) {}
 
   __device__ __forceinline__ void compute() {
     Tile::place();
-    Tile::lay_offsets(offsets, params.key);
-    Tile::lay_offsets(offsets + params.slab_rows, params.value);
-    if constexpr (kIsOfKeys) Tile::lay_offsets(offsets + 2 * params.slab_rows, params.statistics);
+    Tile::lay_offsets(offsets(), params.key);
+    Tile::lay_offsets(offsets() + params.slab_rows, params.value);
+    if constexpr (kIsOfKeys) Tile::lay_offsets(offsets() + 2 * params.slab_rows, params.statistics);
     Tile::lay_own_offsets(own_offsets(), params.query);
     Tile::lay_own_offsets(own_offsets() + Tile::kRows, params.dout);
     __syncthreads();
-    Tile::walk(*this, params.heads, 1);
+    // Sums of a key head are those of all of its query heads.
+    const int group = kIsOfKeys && kLeavesRows ? params.head_group : 1;
+    Tile::walk(*this, params.heads / group, group);
   }
 
   __device__ __forceinline__ void copy_own(const Pass& pass, int of_stage) const {
-    const int of_head = kIsOfKeys ? pass.head / params.head_group : pass.head;
-    char* const to = owns + of_stage * Tile::kRows * (pitch + value_pitch);
+    const int of_head = kIsOfKeys && !kLeavesRows ? pass.head / params.head_group : pass.head;
+    char* const to = own_of(of_stage);
     Tile::copy_tile(to, params.query, own_offsets(), pass, of_head, params.channels,
                     params.is_vector(kQueryArray));
-    Tile::copy_tile(to + Tile::kRows * pitch, params.dout, own_offsets() + Tile::kRows, pass,
+    Tile::copy_tile(to + Tile::kRows * pitch(), params.dout, own_offsets() + Tile::kRows, pass,
                     of_head, params.value_channels, params.is_vector(kDoutArray));
   }
 
   __device__ __forceinline__ void copy(const Pass& pass, const Coordinate& at, int of_stage) const {
-    const int of_head = kIsOfKeys ? pass.head : pass.head / params.head_group;
-    Tile::copy_slab(rows_of(of_stage), at, params.key, offsets, pass, of_head, 0, params.channels,
-                    pitch, params.is_vector(kKeyArray));
-    Tile::copy_slab(values_of(of_stage), at, params.value, offsets + params.slab_rows, pass,
-                    of_head, 0, params.value_channels, value_pitch, params.is_vector(kValueArray));
+    const int of_head = kIsOfKeys ? pass.query_head : pass.head / params.head_group;
+    Tile::copy_slab(rows_of(of_stage), at, params.key, offsets(), pass, of_head, 0, params.channels,
+                    pitch(), params.is_vector(kKeyArray));
+    Tile::copy_slab(values_of(of_stage), at, params.value, offsets() + params.slab_rows, pass,
+                    of_head, 0, params.value_channels, value_pitch(),
+                    params.is_vector(kValueArray));
     if constexpr (kIsOfKeys) {
       const GemmStatistics* data = static_cast<const GemmStatistics*>(params.statistics.data) +
                                    Tile::slab_offset(params.statistics, pass, of_head, at);
       const int rows = Tile::slab_rows(at);
       for (int row = threadIdx.x; row < rows; row += Tile::kThreads) {
         ptx::copy_async_8(ptx::shared_address(statistics_of(of_stage) + row),
-                          data + offsets[2 * params.slab_rows + row], 8);
+                          data + offsets()[2 * params.slab_rows + row], 8);
       }
     }
   }
 
-  __device__ __forceinline__ void begin(const Pass& pass, bool, int own_stage) {
-    const char* const from = owns + own_stage * Tile::kRows * (pitch + value_pitch);
-    own = from + warp * Tile::kWarpRows * pitch;
-    own_values = from + Tile::kRows * pitch + warp * Tile::kWarpRows * value_pitch;
-    gradients = Tile::fragments_of(params.gradient, pass);
-    if constexpr (kIsOfKeys) {
-      weights = Tile::fragments_of(params.weights, pass);
+  __device__ __forceinline__ void begin(const Pass& pass, bool is_first, int of_stage) {
+    own_stage = of_stage;
+    if constexpr (kLeavesRows) {
+      if (is_first) {
+        clear(sums);
+        clear(value_sums);
+      }
     } else {
-      load_statistics(pass);
+      gradients = Tile::fragments_of(params.gradient, pass);
+      if constexpr (kIsOfKeys) weights = Tile::fragments_of(params.weights, pass);
+    }
+    if constexpr (!kIsOfKeys) load_statistics(pass);
+  }
+
+  __device__ __forceinline__ void end(const Pass& pass) const {
+    if constexpr (kLeavesRows) {
+      leave_rows(params.gradient, kGradientArray, sums, pass, params.channels, params.scale);
+      if constexpr (kIsOfKeys) {
+        leave_rows(params.weights, kWeightsArray, value_sums, pass, params.value_channels, 1);
+      }
     }
   }
 
-  __device__ __forceinline__ void end(const Pass&) const {}
-
   __device__ __forceinline__ void take(int columns, const Coordinate& slab, int of_stage) {
 #pragma unroll 1
-    for (int first = 0; first < columns; first += Tile::kChunk) {
+    for (int first = 0; first < columns; first += 8 * kTaken) {
       const int at = Tile::template lay_columns<true>(slab, first);
-      with_tiles<kChunkTiles<T>>((columns - first + 7) / 8, [&](auto tiles) {
-        leave_chunk<decltype(tiles)::kCount>(at, (columns - first + 15) / 16, of_stage);
+      const int groups = (columns - first + 15) / 16;
+      with_tiles<kTaken>((columns - first + 7) / 8, [&](auto tiles) {
+        leave_chunk<decltype(tiles)::kCount>(at, groups, of_stage);
       });
-      gradients += Tile::groups_of(columns, first) * kBlockBytes<T>;
-      if constexpr (kIsOfKeys) weights += Tile::groups_of(columns, first) * kBlockBytes<T>;
+      if constexpr (!kLeavesRows) {
+        gradients += Tile::groups_of(columns, first) * kBlockBytes<T>;
+        if constexpr (kIsOfKeys) weights += Tile::groups_of(columns, first) * kBlockBytes<T>;
+      }
     }
   }
 
  private:
-  __device__ __forceinline__ long long* own_offsets() const {
-    return offsets + (kIsOfKeys ? 3 : 2) * params.slab_rows;
+  // Read again where they are used: registers are for sums.
+  __device__ __forceinline__ int pitch() const { return Tile::pitch_of(params.channels); }
+  __device__ __forceinline__ int value_pitch() const {
+    return Tile::pitch_of(params.value_channels);
+  }
+  __device__ __forceinline__ int both() const { return pitch() + value_pitch(); }
+
+  // A stage's rows of the tile, and those beside them; then slabs, the same with statistics.
+  __device__ __forceinline__ char* own_of(int of_stage) const {
+    return memory + of_stage * Tile::kRows * both();
+  }
+  __device__ __forceinline__ char* rows_of(int of_stage) const {
+    return memory + params.stages * Tile::kRows * both() + of_stage * slab_bytes();
+  }
+  __device__ __forceinline__ char* values_of(int of_stage) const {
+    return rows_of(of_stage) + params.slab_rows * pitch();
   }
   __device__ __forceinline__ int slab_bytes() const {
     // Rows begin on 16 bytes.
     const int statistics = kIsOfKeys ? (params.slab_rows + 1) / 2 * 16 : 0;
-    return params.slab_rows * (pitch + value_pitch) + statistics;
+    return params.slab_rows * both() + statistics;
   }
-  __device__ __forceinline__ char* rows_of(int of_stage) const {
-    return slabs + of_stage * slab_bytes();
+  __device__ __forceinline__ long long* offsets() const {
+    return reinterpret_cast<long long*>(rows_of(params.stages));
   }
-  __device__ __forceinline__ char* values_of(int of_stage) const {
-    return rows_of(of_stage) + params.slab_rows * pitch;
+  __device__ __forceinline__ long long* own_offsets() const {
+    return offsets() + (kIsOfKeys ? 3 : 2) * params.slab_rows;
   }
   __device__ __forceinline__ GemmStatistics* statistics_of(int of_stage) const {
-    return reinterpret_cast<GemmStatistics*>(values_of(of_stage) + params.slab_rows * value_pitch);
+    return reinterpret_cast<GemmStatistics*>(values_of(of_stage) +
+                                             params.slab_rows * value_pitch());
   }
 
   template <int kCount>
@@ -133,15 +164,20 @@ struct GemmGradients : GemmDenseTile<T> {
     const unsigned short* rows = shared.rows[warp] + at;
     const bool is_dense = Tile::template is_dense<8 * kCount>(at);
     Chunk shares = {};
-    GemmProducts<T>::template multiply_rows<kCount, 1>(shares, own, rows_of(of_stage), pitch,
-                                                       Tile::padded_bytes(params.channels), rows,
-                                                       params.is_precise);
+    GemmProducts<T>::template multiply_rows<kCount, 1>(
+        shares, own_of(own_stage) + warp * Tile::kWarpRows * pitch(), rows_of(of_stage), pitch(),
+        Tile::padded_bytes(params.channels), rows, params.is_precise);
     exponentiate<kCount>(shares, at, rows, of_stage, is_dense);
-    if constexpr (kIsOfKeys) leave<kCount>(weights, shares, groups);
+    if constexpr (kIsOfKeys && kLeavesRows) {
+      add<kCount>(value_sums, shares, values_of(of_stage), value_pitch(), rows);
+    } else if constexpr (kIsOfKeys) {
+      leave<kCount>(weights, shares, groups);
+    }
     Chunk changes = {};
     GemmProducts<T>::template multiply_rows<kCount, 1>(
-        changes, own_values, values_of(of_stage), value_pitch,
-        Tile::padded_bytes(params.value_channels), rows, params.is_precise);
+        changes, own_of(own_stage) + Tile::kRows * pitch() + warp * Tile::kWarpRows * value_pitch(),
+        values_of(of_stage), value_pitch(), Tile::padded_bytes(params.value_channels), rows,
+        params.is_precise);
 #pragma unroll
     for (int n = 0; n < kCount; ++n) {
       float of_column[2] = {};
@@ -152,7 +188,40 @@ struct GemmGradients : GemmDenseTile<T> {
             shares[n][i] * (changes[n][i] - (kIsOfKeys ? of_column[i % 2] : delta[i / 2]));
       }
     }
-    leave<kCount>(gradients, changes, groups);
+    if constexpr (kLeavesRows) {
+      add<kCount>(sums, changes, rows_of(of_stage), pitch(), rows);
+    } else {
+      leave<kCount>(gradients, changes, groups);
+    }
+  }
+
+  // sums += a chunk's numbers times the slab's rows of its columns; columns that are not there have
+  // zeros. Rows hold kChannels channels or half of them.
+  template <int kCount>
+  __device__ __forceinline__ void add(float (&to)[kTiles][4], const Chunk& numbers,
+                                      const char* slab, int of_rows,
+                                      const unsigned short* rows) const {
+    with_tiles<kTiles>(of_rows > Tile::pitch_of(kChannels / 2) ? kTiles : kTiles / 2,
+                       [&](auto tiles) {
+#pragma unroll
+                         for (int group = 0; group < kCount / 2; ++group) {
+                           GemmProducts<T>::template multiply_block<decltype(tiles)::kCount>(
+                               to, block_of<T>(numbers[2 * group], numbers[2 * group + 1]), slab,
+                               of_rows, rows + group * 16, params.is_precise);
+                         }
+                       });
+  }
+
+  __device__ __forceinline__ void leave_rows(const Array& array, GemmArray which,
+                                             const float (&from)[kTiles][4], const Pass& pass,
+                                             int channels, double factor) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = Tile::row_of(half);
+      if (!shared.tokens[row].is_real) continue;
+      T* const to = static_cast<T*>(array.data) + Tile::offset_of_row(array, row, pass, pass.head);
+      store_row<T>(to, from, half, channels, array.channel, params.is_vector(which), float(factor));
+    }
   }
 
   template <int kCount>

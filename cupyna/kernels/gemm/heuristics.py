@@ -16,6 +16,7 @@ from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
 
 from ..variant import STATIC_SMEM_BYTES
+from .costs import CLOCKS_PER_US, COSTS, FLOAT64_SCALE, ROW_STORE, TF32_SCALE
 from .shapes import (
     MOST_SLAB_ROWS,
     ROWS,
@@ -29,61 +30,28 @@ from .shapes import (
     stage_bytes,
 )
 
-__all__ = ["COMPACT", "Cut", "GemmPlan", "Kind", "blocks_on_device", "gemm_plan", "smem_bytes"]
+__all__ = [
+    "COMPACT", "SIDES", "Cut", "GemmPlan", "Kind", "Side", "blocks_on_device", "gemm_plan",
+    "smem_bytes",
+]  # fmt: skip
 
 Side = Literal["query", "key"]
+SIDES: tuple[Side, ...] = ("query", "key")
 
 # The products, as the kernels are. On rows of slots: query x box with and without the gradient,
 # weights x box, and weights^T x inverse box. On fragments: weights of forward, both sides'
-# gradients, and fragments x box; those that share fragments share their tiles.
+# gradients, and fragments x box; those that share fragments share their tiles. Last, rows of either
+# side's gradients from one kernel, whose fragments never leave it.
 Kind = Literal[
     "scores", "score_gradients", "outputs", "inverse",
     "weights", "gradients", "values",
-    "forward", "query_gradients", "key_gradients",
+    "forward", "query_gradients", "key_gradients", "query_rows", "key_rows",
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Costs:
-    """Clocks of a block of threads, were it alone on its multiprocessor.
-
-    Fitted on an H200: those of rows of slots to some 200 plans of 7 problems in float16, those of
-    fragments to 540 plans of 26 problems in float16 and float32, with root-mean-square errors of 6
-    to 10 % and 7 to 15 %. Several blocks take `overlap` of each other's time: n of them are n to
-    the power of it as fast as one.
-    """
-
-    tile: float  # once
-    slab: float
-    chunk: float  # of every warp
-    group: float  # 16 columns of a chunk
-    product: float  # a group and 64 channels
-    copy: float  # 256 bytes
-    overlap: float
-    alone: float = 0  # a slab, where shared memory holds only one
-
-
-# Of 16-bit elements, and of float32 in three products.
-_COSTS = {
-    ("scores", 2): _Costs(4830, 2220, 1090, 260, 310, 2, 0.7),
-    ("outputs", 2): _Costs(3060, 1650, 880, 50, 330, 27, 0.7),
-    ("score_gradients", 2): _Costs(7460, 2870, 1560, 35, 270, 21, 0.7),
-    ("inverse", 2): _Costs(3690, 2740, 0, 340, 150, 47, 0.7),
-    ("scores", 4): _Costs(4830, 2220, 1090, 260, 1395, 2, 0.7),
-    ("outputs", 4): _Costs(3060, 1650, 880, 50, 1485, 27, 0.7),
-    ("score_gradients", 4): _Costs(7460, 2870, 1560, 35, 1215, 21, 0.7),
-    ("inverse", 4): _Costs(3690, 2740, 0, 340, 675, 47, 0.7),
-    ("weights", 2): _Costs(400, 1380, 510, 110, 130, 21, 0.4, 160),
-    ("values", 2): _Costs(600, 1990, 0, 86, 16, 34, 0.55, 470),
-    ("gradients", 2): _Costs(820, 3190, 0, 210, 96, 27, 0.6, 455),
-    ("weights", 4): _Costs(380, 1710, 270, 117, 890, 22, 0.5, 220),
-    ("values", 4): _Costs(640, 2070, 0, 84, 546, 29, 0.55, 515),
-    ("gradients", 4): _Costs(1900, 3040, 295, 0, 497, 30, 0.6, 390),
-}
-# Products beside those of float32 in three.
-_TF32_SCALE = 0.67
-_FLOAT64_SCALE = 2.7
-_CLOCKS_PER_US = 1750.0
+# A kernel of rows does beside its gradients what the product with fragments does: once, or twice.
+_ROWS: dict[Kind, int] = {"query_rows": 1, "key_rows": 2}
+_GRADIENTS: tuple[Kind, ...] = ("gradients", *_ROWS)
 
 # Kernels that read or write rows of slots.
 COMPACT: tuple[Kind, ...] = ("scores", "score_gradients", "outputs", "inverse")
@@ -134,6 +102,8 @@ class GemmPlan:
         The grid.
     side : {"query", "key"}
         Whose tokens the tiles cut.
+    leaves_rows : bool
+        Whether it is a kernel whose fragments stay in registers.
     warp_tile, warps : tuple of int
         Tokens of a warp along each axis, and warps of a block.
     cut : Cut
@@ -148,6 +118,7 @@ class GemmPlan:
 
     axes: tuple[object, ...]
     side: Side
+    leaves_rows: bool
     warp_tile: tuple[int, ...]
     warps: tuple[int, ...]
     cut: Cut
@@ -157,11 +128,22 @@ class GemmPlan:
 
     def fragment_bytes(self, problem: Problem) -> int:
         """Memory of the fragments that one kernel leaves for another."""
+        if self.leaves_rows:
+            return 0
         return self._warps(problem) * self.cut.groups * 16 * WARP_ROWS * problem.item_bytes
 
     def maxima(self, problem: Problem) -> int:
         """Numbers that stand beside the fragments of forward: maxima by chunk, and sums."""
         return self._warps(problem) * (self.cut.chunks + 1) * WARP_ROWS
+
+    def computed_products(self, problem: Problem) -> int:
+        """Pairs of a query and a key that the tiles evaluate."""
+        counts = TilePlan(problem.axes, self.warp_tile, problem.spatial, self.side).counts
+        return problem.batch * problem.heads * counts.box_tokens * WARP_ROWS
+
+    def box(self, problem: Problem) -> tuple[int, ...]:
+        """The largest box of a tile."""
+        return TilePlan(problem.axes, self.tile, problem.spatial, self.side).largest_box
 
     def _warps(self, problem: Problem) -> int:
         tiles = TilePlan(problem.axes, self.tile, problem.spatial, self.side).counts.tiles
@@ -218,7 +200,7 @@ def smem_bytes(problem: Problem, kind: Kind, cut: Cut, stages: int) -> int:
         totals = WARP_ROWS * max(size, 4)
         stage = slab_rows * row + WARPS * (blocks + maxima + totals)
         return stages * stage + _OFFSET * slab_rows
-    if kind in ("score_gradients", "gradients"):
+    if kind == "score_gradients" or kind in _GRADIENTS:
         both = row_bytes(problem.head_dim, size) + row_bytes(problem.value_dim, size)
         if kind == "score_gradients":
             return (ROWS + stages * slab_rows) * both + 2 * stage_bytes(size)
@@ -252,7 +234,7 @@ def _parts(problem: Problem, kind: Kind, channels: int) -> list[tuple[Kind, int]
 
 
 def _side_of(kind: Kind) -> Side:
-    return "key" if kind in ("inverse", "key_gradients") else "query"
+    return "key" if kind in ("inverse", "key_gradients", "key_rows") else "query"
 
 
 def _budget(device: DeviceSpec) -> int:
@@ -279,8 +261,9 @@ def _plans(problem: Problem, device: DeviceSpec, kind: Kind, channels: int) -> I
                     for part, of_part in _parts(problem, kind, channels)
                 )  # fmt: skip
                 yield GemmPlan(
-                    problem.axes, _side_of(kind), warp_tile, warps, cut, stages, smem, time_us
-                )
+                    problem.axes, _side_of(kind), kind in _ROWS, warp_tile, warps, cut, stages,
+                    smem, time_us,
+                )  # fmt: skip
 
 
 def _tiles(problem: Problem) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -358,7 +341,7 @@ def _time_us(
     stages: int,
     smem: int,
 ) -> float:
-    costs = _COSTS[kind, min(problem.item_bytes, 4)]
+    costs = COSTS["gradients" if kind in _ROWS else kind, min(problem.item_bytes, 4)]
     tile = tuple(a * b for a, b in zip(warp_tile, warps, strict=True))
     plan, box = _boxes(problem, side, tile)
     _, own = _boxes(problem, side, warp_tile)
@@ -366,7 +349,7 @@ def _time_us(
     slabs = math.prod(box[: cut.split]) * -(-box[cut.split] // cut.slab)
     rows = plan.counts.box_tokens / plan.counts.tiles
     width = channels
-    if kind in ("score_gradients", "gradients"):
+    if kind == "score_gradients" or kind in _GRADIENTS:
         width = problem.head_dim + problem.value_dim
     channel_blocks = 1
     if kind in ("outputs", "inverse", "values"):
@@ -375,9 +358,9 @@ def _time_us(
         width = min(width, of_block)
     product = costs.product
     if problem.item_bytes == 8:
-        product *= _FLOAT64_SCALE
+        product *= FLOAT64_SCALE
     elif problem.item_bytes == 4 and problem.allow_tf32:
-        product *= _TF32_SCALE
+        product *= TF32_SCALE
     clocks = (
         costs.tile
         + (costs.slab + (costs.alone if stages == 1 else 0)) * slabs
@@ -385,11 +368,15 @@ def _time_us(
         + (costs.group + product * width / 64) * groups
         + costs.copy * rows * width * problem.item_bytes / 256
     )
+    if kind in _ROWS:
+        of_sums = COSTS["values", min(problem.item_bytes, 4)]
+        each = (of_sums.group + of_sums.product * channels / 64) * groups / 2
+        clocks += _ROWS[kind] * (ROW_STORE + each)
     blocks = problem.batch * problem.heads * plan.counts.tiles * channel_blocks
     resident = blocks_on_device(problem, device, kind, channels, smem) // device.processors
     waves = max(1.0, device.processors / blocks)
     clocks *= blocks * waves / device.processors / resident**costs.overlap
-    return float(clocks / _CLOCKS_PER_US)
+    return float(clocks / CLOCKS_PER_US)
 
 
 def blocks_on_device(

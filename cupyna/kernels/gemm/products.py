@@ -20,9 +20,10 @@ from ..params import (
     statistic_fields,
 )
 from ..variant import Variant
-from .heuristics import GemmPlan, Kind, blocks_on_device, gemm_plan, smem_bytes
+from .heuristics import GemmPlan, Kind, Side, blocks_on_device, gemm_plan, smem_bytes
 from .params import VECTORS, pack_gemm
-from .shapes import channels_of, gemm_variant, row_slots
+from .schedule import gradient_plan
+from .shapes import channels_of, gemm_variant, keeps_fragments, row_channels_of, row_slots
 
 __all__ = ["GemmProducts"]
 
@@ -50,8 +51,17 @@ class GemmProducts:
             "is_precise": int(not problem.allow_tf32),
         }
 
+    @property
+    def keeps_fragments(self) -> bool:
+        """Whether backward works with fragments."""
+        return keeps_fragments(self._problem)
+
     def plan(self, kind: Kind, channels: int) -> GemmPlan:
         return gemm_plan(self._problem, self._execution.device, kind, channels)
+
+    def gradient_plan(self, side: Side) -> GemmPlan:
+        """How the gradients of one side are computed."""
+        return gradient_plan(self._problem, self._execution.device, side)
 
     def rows(self) -> DeviceArray:
         """Room for rows of slots: those of one head lie together, padded to 16 bytes."""
@@ -127,21 +137,24 @@ class GemmProducts:
         out: DeviceArray,
         lse: DeviceArray,
         dlse: DeviceArray | None,
-        dscores: DeviceArray,
+        gradient: DeviceArray,
     ) -> DeviceArray:
-        """Gradients of scores as fragments; returns the statistics of all queries."""
+        """Gradients of scores as fragments, or those of queries where the plan leaves rows.
+
+        Returns the statistics of all queries.
+        """
         # Two float32 numbers are as long as one float64 number.
         statistics = self._by_head("float64")
         fields = {
             "query": row_fields(q), "key": row_fields(k), "dout": row_fields(dout),
-            "value": row_fields(v), "output": row_fields(out), "gradient": _base_of(dscores),
+            "value": row_fields(v), "output": row_fields(out),
+            "gradient": row_fields(gradient) if plan.leaves_rows else _base_of(gradient),
             "lse": statistic_fields(lse), "dlse": statistic_fields(dlse),
             "statistics": statistic_fields(statistics), "scale": scale,
             "channels": q.shape[-1], "value_channels": v.shape[-1],
-            "vectors": _vectors(query=q, key=k, dout=dout, value=v, output=out),
+            "vectors": _vectors(query=q, key=k, dout=dout, value=v, output=out, gradient=gradient),
         }  # fmt: skip
-        variant = gemm_variant("gemm_gradients", self._problem.dtype, keys=0)
-        self._launch(variant, "gradients", plan, fields)
+        self._launch_gradients(plan, fields)
         return statistics
 
     def key_gradients(
@@ -154,18 +167,24 @@ class GemmProducts:
         v: DeviceArray,
         statistics: DeviceArray,
         weights: DeviceArray,
-        dscores: DeviceArray,
+        gradient: DeviceArray,
     ) -> None:
-        """Transposed weights and gradients of scores as fragments, from tiles of keys."""
+        """Transposed weights and gradients of scores as fragments, from tiles of keys.
+
+        Where the plan leaves rows, gradients of values and of keys.
+        """
+        of_result = row_fields if plan.leaves_rows else _base_of
         fields = {
             "query": row_fields(k), "key": row_fields(q), "dout": row_fields(v),
-            "value": row_fields(dout), "weights": _base_of(weights),
-            "gradient": _base_of(dscores), "statistics": statistic_fields(statistics),
+            "value": row_fields(dout), "weights": of_result(weights),
+            "gradient": of_result(gradient), "statistics": statistic_fields(statistics),
             "scale": scale, "channels": q.shape[-1], "value_channels": v.shape[-1],
-            "is_transposed": 1, "vectors": _vectors(query=k, key=q, dout=v, value=dout),
+            "is_transposed": 1,
+            "vectors": _vectors(
+                query=k, key=q, dout=v, value=dout, weights=weights, gradient=gradient
+            ),
         }  # fmt: skip
-        variant = gemm_variant("gemm_gradients", self._problem.dtype, keys=1)
-        self._launch(variant, "gradients", plan, fields)
+        self._launch_gradients(plan, fields)
 
     def scores(
         self,
@@ -259,6 +278,17 @@ class GemmProducts:
         variant = gemm_variant(f"gemm_{kind}", dtype, width)
         self._launch(variant, kind, self.plan(kind, channels), fields, -(-channels // width))
 
+    def _launch_gradients(self, plan: GemmPlan, fields: dict[str, Any]) -> None:
+        """The kernel of either side that leaves rows, or fragments."""
+        dtype, keys = self._problem.dtype, int(plan.side == "key")
+        if not plan.leaves_rows:
+            variant = gemm_variant("gemm_gradients", dtype, keys=keys)
+            self._launch(variant, "gradients", plan, fields)
+            return
+        width = row_channels_of(dtype, fields["channels"], fields["value_channels"], keys)
+        variant = gemm_variant("gemm_row_gradients", dtype, width, keys)
+        self._launch(variant, "key_rows" if keys else "query_rows", plan, fields)
+
     def _by_head(self, dtype: str, *channels: int) -> DeviceArray:
         """Room for numbers of all queries, those of one head together."""
         problem = self._problem
@@ -298,7 +328,7 @@ class GemmProducts:
             "groups": plan.cut.groups,
             "part_groups": plan.cut.part_groups,
         }
-        sums_of_keys = kind == "inverse" or (kind == "values" and plan.side == "key")
+        sums_of_keys = kind in ("inverse", "key_rows") or (kind == "values" and plan.side == "key")
         heads = problem.kv_heads if sums_of_keys else problem.heads
         blocks, planes = math.prod(tiles) * channel_blocks, heads * problem.batch
         smem = smem_bytes(problem, kind, plan.cut, plan.stages)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+
+from cupyna.problem import Problem
 
 from ..variant import Variant
 
@@ -16,8 +19,10 @@ __all__ = [
     "chunk_of",
     "gemm_variant",
     "gemm_variants",
+    "keeps_fragments",
     "resident_blocks",
     "row_bytes",
+    "row_channels_of",
     "row_slots",
     "stage_bytes",
 ]
@@ -50,6 +55,9 @@ def gemm_variants() -> Iterator[Variant]:
         if dtype != "float64":
             yield gemm_variant("gemm_gradients", dtype, keys=0)
             yield gemm_variant("gemm_gradients", dtype, keys=1)
+        for keys, channels in itertools.product((0, 1), (64, 128)):
+            if row_channels_of(dtype, channels, channels, keys):
+                yield gemm_variant("gemm_row_gradients", dtype, channels, keys)
         for channels in widths:
             yield gemm_variant("gemm_values", dtype, channels)
             yield gemm_variant("gemm_outputs", dtype, channels)
@@ -63,14 +71,27 @@ def channels_of(dtype: str, channels: int) -> int:
     return next((width for width in widths if width >= channels), widths[-1])
 
 
+def row_channels_of(dtype: str, head_dim: int, value_dim: int, keys: int) -> int:
+    """Channels of the kernel whose factors of gradients stay in registers; 0 where none serves.
+
+    Rows have all of its channels or half of them. Tiles of keys have sums of two gradients.
+    """
+    if dtype == "float64":
+        return 0
+    longest = max(head_dim, value_dim)
+    width = 64 if longest <= 64 else 128
+    serves = all(channels in (width // 2, width) for channels in (head_dim, value_dim))
+    has_registers = dtype != "float32" or width == 64 or not keys
+    return width if serves and has_registers else 0
+
+
 def gemm_variant(family: str, dtype: str, channels: int = 0, keys: int | None = None) -> Variant:
     """A row of the manifest; `channels` for the families whose outputs have them."""
     if family == "gemm_bias_gradient":
         return Variant(family, dtype, 0, threads=_BIAS_THREADS, defines=(("BLOCKS", 2),))
-    if channels:
-        defines: tuple[tuple[str, int], ...] = (("CHANNELS", channels),)
-    else:
-        defines = () if keys is None else (("KEYS", keys),)
+    defines: tuple[tuple[str, int], ...] = (("CHANNELS", channels),) if channels else ()
+    if keys is not None:
+        defines = (*defines, ("KEYS", keys))
     defines = (*defines, ("BLOCKS", _blocks(family, dtype, channels)))
     return Variant(
         family, dtype, 0, threads=_THREADS, smem_bytes=SMEM_BYTES, defines=defines, is_elastic=True
@@ -83,6 +104,8 @@ def _blocks(family: str, dtype: str, channels: int) -> int:
         return 2
     if family == "gemm_weights":
         return 4
+    if family == "gemm_row_gradients":
+        return 3 if dtype != "float32" and channels <= 64 else 2
     if family == "gemm_values":
         return 3 if dtype == "float32" or channels > 64 else 4
     if dtype == "float32" and channels:
@@ -94,6 +117,8 @@ def _blocks(family: str, dtype: str, channels: int) -> int:
 
 def resident_blocks(kind: str, dtype: str, channels: int) -> int:
     """Blocks of threads that a multiprocessor holds by the registers of one of the products."""
+    if kind in ("query_rows", "key_rows"):
+        return _blocks("gemm_row_gradients", dtype, channels)
     is_wide = kind in ("outputs", "inverse", "values")
     width = channels_of(dtype, channels) if is_wide else 0
     return _blocks(f"gemm_{kind}", dtype, width)
@@ -119,3 +144,8 @@ def row_slots(window: int, item_bytes: int) -> int:
     """Slots of a stored row: whole 16-byte vectors."""
     vector = 16 // item_bytes
     return -(-window // vector) * vector
+
+
+def keeps_fragments(problem: Problem) -> bool:
+    """Whether backward works with fragments: the gradient of a bias wants rows of slots."""
+    return not problem.has_bias and problem.dtype != "float64"
