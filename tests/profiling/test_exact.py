@@ -182,3 +182,20 @@ def test_the_sweep_has_inputs_of_one_size() -> None:
     swept = [row for suite in ("paper-1d", "paper-2d", "paper-3d") for row in rows(suite)]
     assert len({row.problem("float16").least_bytes for row in swept}) == 1
     assert {row.head_dim for row in swept} == {32, 64, 128}
+
+
+def test_tf32_is_held_to_what_it_rounds() -> None:
+    line = Problem(1, (40,), 2, 1, 32, 32, "float32", (9,), (1,), (2,), (False,))
+    precise, given, tensors = _unbiased(line)
+    rounded = dataclasses.replace(precise, allow_tf32=True)
+    for rows_of, heads in ((query_rows, 2), (key_rows, 1)):
+        places = _places(line, heads)
+        found = [rows_of(one, given.scale, tensors, places) for one in (precise, rounded)]
+        for name in found[0]:
+            errors = [np.abs(one[name].emulated - one[name].exact).max() for one in found]
+            # Ten bits of mantissa where float32 has 23.
+            assert 100 * errors[0] < errors[1] < 2e-2 * np.abs(found[0][name].exact).max()
+    expected = expected_forward(rounded, given)["out"]
+    emulated = _in_order(np.asarray(expected.emulated))
+    own = query_rows(rounded, given.scale, tensors, _places(line, 2))["out"].emulated
+    assert np.abs(own - emulated).max() < 3e-3 * np.abs(emulated).max()
