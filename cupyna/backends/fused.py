@@ -343,12 +343,9 @@ def _window_passes(
     problem: Problem, operation: Operation, device: DeviceSpec
 ) -> tuple[WindowChoice, ...] | None:
     """The kernels for small windows, where the models hold them faster than the general ones."""
-    from ..kernels.window.costs import faster_window_choice, faster_window_gradients
+    from ..kernels.portable import faster_window_passes
 
-    if operation == "backward":
-        return faster_window_gradients(problem, device)
-    window = faster_window_choice(problem, device)
-    return None if window is None else (window,)
+    return faster_window_passes(problem, operation, device)
 
 
 def _passes(

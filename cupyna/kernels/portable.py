@@ -9,7 +9,7 @@ from .fused.heuristics import gradient_time_us
 from .fused.tuning import Passes, model_passes
 from .window import costs as window
 
-__all__ = ["faster_direct_passes", "portable_us"]
+__all__ = ["faster_direct_passes", "faster_window_passes", "portable_us"]
 
 # Blocks of few columns took longer than the general kernels' model says, by as much as if 16 bytes
 # of each of their rows cost these clocks of a multiprocessor for each 128 channels: it shows most
@@ -39,15 +39,33 @@ def portable_us(problem: Problem, operation: Operation, device: DeviceSpec) -> f
     return min(direct.direct_us(direct.direct_passes(problem, operation, device)), others_us)
 
 
+def faster_window_passes(
+    problem: Problem, operation: Operation, device: DeviceSpec
+) -> tuple[window.WindowChoice, ...] | None:
+    """The kernels for small windows where the models hold them faster than the general ones."""
+    general_us = _general_us(problem, operation, device)
+    if operation == "backward":
+        if window.window_backward_us(problem, device) >= general_us:
+            return None
+        return window.window_gradient_choices(problem, device)
+    chosen = window.window_forward_choice(problem, device)
+    return None if chosen is None or chosen.time_us >= general_us else (chosen,)
+
+
 def _others_us(problem: Problem, operation: Operation, device: DeviceSpec) -> float:
+    general_us = _general_us(problem, operation, device)
+    if operation == "backward":
+        return min(general_us, window.window_backward_us(problem, device))
+    chosen = window.window_forward_choice(problem, device)
+    return general_us if chosen is None else min(chosen.time_us, general_us)
+
+
+def _general_us(problem: Problem, operation: Operation, device: DeviceSpec) -> float:
     passes = model_passes(problem, operation, device)
     rows_us = _rows_us(problem, operation, device, passes)
     if operation == "forward":
-        general_us = passes[0].time_us + rows_us
-        chosen = window.window_forward_choice(problem, device)
-        return general_us if chosen is None else min(chosen.time_us, general_us)
-    general_us = gradient_time_us(problem, device, passes) + rows_us
-    return min(_GENERAL_BACKWARD * general_us, window.window_backward_us(problem, device))
+        return passes[0].time_us + rows_us
+    return _GENERAL_BACKWARD * (gradient_time_us(problem, device, passes) + rows_us)
 
 
 def _rows_us(problem: Problem, operation: Operation, device: DeviceSpec, passes: Passes) -> float:

@@ -227,7 +227,7 @@ def test_gradients_of_small_windows(problem: Problem, monkeypatch: pytest.Monkey
     monkeypatch.setitem(globals(), "execution", lambda _: few)
     passes = costs.window_gradient_choices(problem, device)
     assert passes is not None
-    monkeypatch.setattr(costs, "faster_window_gradients", lambda *_: passes)
+    monkeypatch.setattr(portable, "faster_window_passes", lambda *_: passes)
     check_backward(BACKENDS["fused"][0], problem, inputs(problem))
 
 

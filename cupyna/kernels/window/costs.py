@@ -27,7 +27,6 @@ from .shapes import WARP_ROWS, WINDOW_FORWARD_SHAPES, WINDOW_GRADIENT_SHAPES, Wi
 __all__ = [
     "WindowChoice",
     "faster_window_choice",
-    "faster_window_gradients",
     "portable_backward_us",
     "portable_forward_us",
     "window_backward_us",
@@ -184,17 +183,6 @@ def portable_forward_us(problem: Problem, device: DeviceSpec) -> float:
     general_us = fused_forward_choice(problem, device).time_us
     window = window_forward_choice(problem, device)
     return general_us if window is None else min(window.time_us, _GENERAL_FORWARD * general_us)
-
-
-def faster_window_gradients(
-    problem: Problem, device: DeviceSpec
-) -> tuple[WindowChoice, WindowChoice] | None:
-    """Those of backward where the models hold them faster than the general kernels, else None."""
-    passes = window_gradient_choices(problem, device)
-    if passes is None:
-        return None
-    general_us = _general_backward_us(problem, device)
-    return passes if _backward_us(problem, device, passes) < general_us else None
 
 
 def window_backward_us(problem: Problem, device: DeviceSpec) -> float:
