@@ -23,6 +23,13 @@ struct alignas(8) GemmStatistics {
   float lse, delta;  // the log-sum-exp in units of the exponential
 };
 
+// For these architectures the compiler needs some registers more.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr bool kHasFewForKeys = true;
+#else
+constexpr bool kHasFewForKeys = false;
+#endif
+
 template <typename T, Side kSide, int kChannels = 0>
 struct GemmGradients : GemmDenseTile<T> {
   using Tile = GemmDenseTile<T>;
@@ -34,7 +41,7 @@ struct GemmGradients : GemmDenseTile<T> {
   static constexpr bool kLeavesRows = kChannels > 0;
   static constexpr int kTiles = kLeavesRows ? kChannels / 8 : 1;
   // Tiles of eight columns taken at a time: sums leave registers for fewer.
-  static constexpr int kTaken = kLeavesRows ? 4 : kChunkTiles<T>;
+  static constexpr int kTaken = !kLeavesRows ? kChunkTiles<T> : kIsOfKeys && kHasFewForKeys ? 2 : 4;
 
   char* const memory;
   int own_stage;  // of the pass at hand
@@ -115,9 +122,13 @@ struct GemmGradients : GemmDenseTile<T> {
     for (int first = 0; first < columns; first += 8 * kTaken) {
       const int at = Tile::template lay_columns<true>(slab, first);
       const int groups = (columns - first + 15) / 16;
-      with_tiles<kTaken>((columns - first + 7) / 8, [&](auto tiles) {
-        leave_chunk<decltype(tiles)::kCount>(at, groups, of_stage);
-      });
+      if constexpr (kTaken == 2) {
+        leave_chunk<2>(at, groups, of_stage);
+      } else {
+        with_tiles<kTaken>((columns - first + 7) / 8, [&](auto tiles) {
+          leave_chunk<decltype(tiles)::kCount>(at, groups, of_stage);
+        });
+      }
       if constexpr (!kLeavesRows) {
         gradients += Tile::groups_of(columns, first) * kBlockBytes<T>;
         if constexpr (kIsOfKeys) weights += Tile::groups_of(columns, first) * kBlockBytes<T>;
