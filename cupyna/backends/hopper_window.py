@@ -30,6 +30,7 @@ class CudaHopperWindow(CudaHopper):
         problem: Problem, device: DeviceSpec, operation: Operation = "forward"
     ) -> tuple[str, ...]:
         """Why the kernel cannot run forward at all, whatever it would take."""
+        from ..kernels.hopper.tensor_map import MOST_DILATION
         from ..kernels.window.ring_costs import window_ring_choice
 
         reasons = []
@@ -44,6 +45,10 @@ class CudaHopperWindow(CudaHopper):
             reasons.append("needs rows of channels that are contiguous and aligned to 16 bytes")
         if not problem.has_forward_strides:
             reasons.append("needs arrays that are not broadcast or reversed along any axis")
+        if max(problem.dilation) > MOST_DILATION:
+            reasons.append(
+                f"needs a dilation of at most {MOST_DILATION}, got {max(problem.dilation)}"
+            )
         if not reasons and window_ring_choice(problem, device) is None:
             reasons.append(
                 "finds no tiles: needs two or three axes, windows of at most 16 keys along the "

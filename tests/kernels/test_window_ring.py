@@ -60,6 +60,7 @@ def test_small_windows_run_here() -> None:
         ({"has_bias": True}, "adds no bias"),
         ({"has_vector_rows": False}, "contiguous and aligned to 16 bytes"),
         ({"has_forward_strides": False}, "not broadcast or reversed"),
+        ({"dilation": (1, 9)}, "needs a dilation of at most 8, got 9"),
         ({"head_dim": 128}, "finds no tiles"),
         ({"kernel_size": (13, 17)}, "finds no tiles"),
     ],

@@ -12,7 +12,7 @@ from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
 
 from ..fused.params import axis_tiles
-from ..hopper.tensor_map import BoxOrder, box_order, most_tokens
+from ..hopper.tensor_map import MOST_DILATION, BoxOrder, box_order, most_tokens
 from .ring_shapes import WINDOW_RING_SHAPES, WindowRingShape
 from .shapes import WARP_ROWS
 
@@ -111,6 +111,8 @@ def window_ring_choice(problem: Problem, device: DeviceSpec) -> WindowRingChoice
 
 def window_ring_choices(problem: Problem, device: DeviceSpec) -> Iterator[WindowRingChoice]:
     """Every shape with every choice of tiles that it can run."""
+    if max(problem.dilation) > MOST_DILATION:
+        return
     fitting = [shape for shape in WINDOW_RING_SHAPES if shape.serves(problem)]
     least = min((shape.head_dim for shape in fitting), default=0)
     for shape in fitting:
