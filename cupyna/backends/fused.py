@@ -11,8 +11,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..arrays import DeviceArray
 from ..execution import Choice, Execution
 from ..problem import DeviceSpec, Method, Operation, Problem
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..kernels.direct.costs import DirectChoice
-    from ..kernels.fused.bias import BiasChoice
     from ..kernels.fused.heuristics import FusedChoice
     from ..kernels.fused.tuning import Passes
     from ..kernels.window.costs import WindowChoice
@@ -165,6 +162,7 @@ class CudaFused:
         They are ``[batch, tokens, kv_heads, channels]``, with rows as the problem's have them.
         """
         from ..kernels.fused.heuristics import fused_forward_choice
+        from ..kernels.fused.launches import launch_fused
         from ..kernels.fused.params import pack_attention
 
         more = None if more_k is None or more_v is None else (more_k, more_v)
@@ -173,7 +171,7 @@ class CudaFused:
             for chosen in passes:
                 tiles = chosen.row_tile, chosen.column_tile
                 params = pack_attention(problem, scale, *tiles, q, k, v, bias, out, lse, more)
-                _launch(problem, chosen, execution, params)
+                launch_fused(problem, chosen, execution.device, execution.stream, params)
 
         if more is None:
             run(_passes(problem, "forward", execution, run))
@@ -210,6 +208,7 @@ class CudaFused:
         the keys and values as float32 sums, ``[slices, batch, tokens, kv_heads, channels]``.
         """
         from ..kernels.fused.beside import beside_choice
+        from ..kernels.fused.launches import launch_fused
         from ..kernels.fused.params import Gradients, pack_beside_gradient
 
         tokens = more_k.shape[1]
@@ -225,7 +224,7 @@ class CudaFused:
                 (key_sums, value_sums),
             )  # fmt: skip
             blocks = choice.count * key_tiles if key_tiles else None
-            _launch(choice.problem, chosen, execution, params, blocks)
+            launch_fused(choice.problem, chosen, execution.device, execution.stream, params, blocks)
 
     def backward(
         self,
@@ -248,6 +247,7 @@ class CudaFused:
         from ..kernels.direct.launches import launch_direct
         from ..kernels.direct.params import has_short_steps, pack_direct_gradient
         from ..kernels.fused.bias import bias_gradient_choice
+        from ..kernels.fused.launches import launch_bias_gradient, launch_fused
         from ..kernels.fused.params import (
             Gradients,
             SumOrder,
@@ -294,7 +294,7 @@ class CudaFused:
             if is_lone:
                 launch_rows("fused_statistics", problem, execution, params[0])
             for chosen, of_pass in zip(passes, params, strict=True):
-                _launch(problem, chosen, execution, of_pass)
+                launch_fused(problem, chosen, execution.device, execution.stream, of_pass)
             if is_lone:
                 launch_rows("fused_query_gradients", problem, execution, params[0])
 
@@ -316,7 +316,7 @@ class CudaFused:
         packed = pack_bias_gradient(
             problem, scale, of_bias, q, k, v, bias, out, lse, gradients, dbias, partial_sums
         )
-        _launch_bias_gradient(problem, of_bias, execution, packed)
+        launch_bias_gradient(problem, of_bias, execution.device, execution.stream, packed)
 
     def is_tuned(self, problem: Problem, operation: Operation, device: DeviceSpec) -> bool:
         """Whether nothing is left to measure for a call with ``tune=True``."""
@@ -377,59 +377,3 @@ def _workspace_bytes(problem: Problem, operation: Operation, passes: tuple[objec
 
 def _has_dbias(problem: Problem, operation: Operation) -> bool:
     return operation == "backward" and problem.has_bias
-
-
-def _launch_bias_gradient(
-    problem: Problem, choice: BiasChoice, execution: Execution, params: np.ndarray
-) -> None:
-    """Sums by distance, then by entry."""
-    from ..kernels.launch import launch
-    from ..kernels.loader import load
-    from ..kernels.manifest import variant_of
-
-    variant = choice.tiling.shape.variant(problem)
-    launch(
-        load(variant, execution.device.index),
-        (choice.blocks, problem.heads, choice.parts),
-        (variant.threads,),
-        variant.smem_bytes,
-        execution.stream,
-        params,
-    )
-    variant = variant_of("fused_bias_sums", problem.dtype, 0)
-    entries = math.prod(problem.bias_shape[1:])
-    launch(
-        load(variant, execution.device.index),
-        (-(-entries * choice.lanes // variant.threads), problem.heads, 1),
-        (variant.threads,),
-        0,
-        execution.stream,
-        params,
-    )
-
-
-def _launch(
-    problem: Problem, chosen: FusedChoice, execution: Execution, params: np.ndarray,
-    blocks: int | None = None,
-) -> None:  # fmt: skip
-    from ..kernels.fused.params import axis_tiles
-    from ..kernels.launch import launch
-    from ..kernels.loader import load
-
-    variant = chosen.shape.variant(problem)
-    if blocks is None:
-        blocks = math.prod(
-            axis_tiles(length, dilation, extent)
-            for length, dilation, extent in zip(
-                problem.spatial, problem.dilation, chosen.row_tile, strict=True
-            )
-        )
-    heads = problem.heads if chosen.shape.side == "query" else problem.kv_heads
-    launch(
-        load(variant, execution.device.index),
-        (blocks, heads, problem.batch),
-        (variant.threads,),
-        variant.smem_bytes,
-        execution.stream,
-        params,
-    )
