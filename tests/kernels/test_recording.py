@@ -71,12 +71,13 @@ class Functions:
 
     def __init__(self) -> None:
         self.launches: Launches = []
-        self.params = np.dtype(np.uint64)
+        self.params: dict[Any, np.dtype[Any]] = {}
 
     def load(self, variant: Any, device: int) -> Kernel:
         def function(grid: Any, block: Any, given: Any, smem_bytes: int, stream: Any) -> None:
-            content = ctypes.string_at(given[0].ptr, self.params.itemsize)
-            words = recording.words_of(np.frombuffer(content, self.params)).tolist()
+            params = self.params[variant]
+            content = ctypes.string_at(given[0].ptr, params.itemsize)
+            words = recording.words_of(np.frombuffer(content, params)).tolist()
             self.launches.append((variant, grid, block, words, smem_bytes, stream.ptr))
 
         return Kernel(variant, device, function)
@@ -90,9 +91,9 @@ def functions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Functions]:
     def load(variant: Any, device: int) -> Kernel:
         return kernels.setdefault((variant, device), notes.load(variant, device))
 
-    def launch(*given: Any) -> None:
-        notes.params = given[-1].dtype
-        real(*given)
+    def launch(kernel: Kernel, *given: Any) -> None:
+        notes.params[kernel.variant] = given[-1].dtype
+        real(kernel, *given)
 
     monkeypatch.setattr("cupyna.kernels.loader.load", load)
     monkeypatch.setattr(launch_module, "launch", launch)
@@ -179,7 +180,7 @@ def repeated(
 
 @pytest.mark.parametrize("method", ["naive", "gemm", "fused"])
 @pytest.mark.parametrize("with_lse", [False, True])
-@pytest.mark.usefixtures("functions")
+@pytest.mark.usefixtures("driver")
 def test_forward(method: str, with_lse: bool, functions: Functions, library: list[Memory]) -> None:
     @given(problem=problems(dtypes=("float16", "float32")))
     def any_problem(problem: Problem) -> None:
@@ -207,6 +208,7 @@ def test_forward(method: str, with_lse: bool, functions: Functions, library: lis
 
 @pytest.mark.parametrize("method", ["naive", "gemm", "fused"])
 @pytest.mark.parametrize("with_dlse", [False, True])
+@pytest.mark.usefixtures("driver")
 def test_backward(
     method: str, with_dlse: bool, functions: Functions, library: list[Memory]
 ) -> None:
