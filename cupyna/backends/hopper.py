@@ -12,7 +12,7 @@ from .hopper_backward import MOST_CHANNELS, backward_choice, launch_backward, sl
 if TYPE_CHECKING:
     from ..kernels.hopper.costs import HopperChoice
 
-__all__ = ["CudaHopper", "launch_forward"]
+__all__ = ["CudaHopper", "array_limits", "launch_forward"]
 
 _CAPABILITY = (9, 0)
 _DTYPES = ("float16", "bfloat16")
@@ -45,18 +45,7 @@ class CudaHopper:
         from ..kernels.hopper.tensor_map import MOST_DILATION, BoxOrder, box_order
         from ..kernels.hopper.tilings import fits_boxes
 
-        reasons = []
-        if device.compute_capability != _CAPABILITY:
-            major, minor = device.compute_capability
-            reasons.append(f"needs compute capability 9.0, {device.name} has {major}.{minor}")
-        if problem.dtype not in _DTYPES:
-            reasons.append(f"computes in {' and '.join(_DTYPES)}, not in {problem.dtype}")
-        if problem.has_bias:
-            reasons.append("adds no bias")
-        if not problem.has_vector_rows:
-            reasons.append("needs rows of channels that are contiguous and aligned to 16 bytes")
-        if not problem.has_forward_strides:
-            reasons.append("needs arrays that are not broadcast or reversed along any axis")
+        reasons = array_limits(problem, device)
         for name, channels in (("head_dim", problem.head_dim), ("value_dim", problem.value_dim)):
             most = _MOST_CHANNELS if operation == "forward" else MOST_CHANNELS
             if channels % 8 or channels > most:
@@ -134,6 +123,23 @@ class CudaHopper:
         launch_backward(
             problem, scale, execution, passes, dout, q, k, v, out, lse, dlse, dq, dk, dv
         )
+
+
+def array_limits(problem: Problem, device: DeviceSpec) -> list[str]:
+    """What every kernel for Hopper refuses of a device and the arrays, whatever the window is."""
+    reasons = []
+    if device.compute_capability != _CAPABILITY:
+        major, minor = device.compute_capability
+        reasons.append(f"needs compute capability 9.0, {device.name} has {major}.{minor}")
+    if problem.dtype not in _DTYPES:
+        reasons.append(f"computes in {' and '.join(_DTYPES)}, not in {problem.dtype}")
+    if problem.has_bias:
+        reasons.append("adds no bias")
+    if not problem.has_vector_rows:
+        reasons.append("needs rows of channels that are contiguous and aligned to 16 bytes")
+    if not problem.has_forward_strides:
+        reasons.append("needs arrays that are not broadcast or reversed along any axis")
+    return reasons
 
 
 def launch_forward(

@@ -5,12 +5,9 @@ from __future__ import annotations
 from ..arrays import DeviceArray
 from ..execution import Choice, Execution
 from ..problem import DeviceSpec, Operation, Problem
-from .hopper import CudaHopper
+from .hopper import CudaHopper, array_limits
 
 __all__ = ["CudaHopperWindow"]
-
-_CAPABILITY = (9, 0)
-_DTYPES = ("float16", "bfloat16")
 
 
 class CudaHopperWindow(CudaHopper):
@@ -33,18 +30,7 @@ class CudaHopperWindow(CudaHopper):
         from ..kernels.hopper.tensor_map import MOST_DILATION
         from ..kernels.window.ring_costs import window_ring_choice
 
-        reasons = []
-        if device.compute_capability != _CAPABILITY:
-            major, minor = device.compute_capability
-            reasons.append(f"needs compute capability 9.0, {device.name} has {major}.{minor}")
-        if problem.dtype not in _DTYPES:
-            reasons.append(f"computes in {' and '.join(_DTYPES)}, not in {problem.dtype}")
-        if problem.has_bias:
-            reasons.append("adds no bias")
-        if not problem.has_vector_rows:
-            reasons.append("needs rows of channels that are contiguous and aligned to 16 bytes")
-        if not problem.has_forward_strides:
-            reasons.append("needs arrays that are not broadcast or reversed along any axis")
+        reasons = array_limits(problem, device)
         if max(problem.dilation) > MOST_DILATION:
             reasons.append(
                 f"needs a dilation of at most {MOST_DILATION}, got {max(problem.dilation)}"
