@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 
@@ -84,8 +85,13 @@ def test_forward(backend: Backend, problem: Problem) -> None:
     check_forward(backend, problem)
 
 
-def check_forward(backend: Backend, problem: Problem, weights: str | None = None) -> None:
-    given, memory = inputs(problem), Memory()
+def check_forward(
+    backend: Backend,
+    problem: Problem,
+    weights: str | None = None,
+    given: Inputs | None = None,
+) -> None:
+    given, memory = inputs(problem) if given is None else given, Memory()
     q, k, v = (described(memory.put(array)) for array in (given.q, given.k, given.v))
     bias = None if given.bias is None else described(memory.put(given.bias))
     shape = (problem.batch, *problem.spatial, problem.heads)
@@ -159,6 +165,51 @@ def test_small_windows(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> Non
         free = replace(choice, time_us=0.0)
         monkeypatch.setattr(costs, "window_forward_choice", lambda *_, free=free: free)
         check_forward(BACKENDS["fused"][0], problem)
+
+
+_PLANE, _VOLUME = ((1, 1), (1, 1), (False,) * 2), ((1,) * 3, (1,) * 3, (False,) * 3)
+WARP_BOXES = [
+    pytest.param(problem, scale, id=f"{name}-{scale}")
+    for name, problem, *scales in (
+        ("sixteen", Problem(1, (18, 18), 1, 1, 64, 64, "float16", (13, 13), *_PLANE),
+         None, 0.0, -0.7, 2.0, -40.0),
+        ("sixteen-padded", Problem(
+            1, (15, 20), 2, 1, 64, 40, "bfloat16", (8, 13), (2, 1), (1, 1), (True, False)
+        ), None, -2.0),
+        ("sixteen-few-channels", Problem(1, (18, 18), 1, 1, 32, 24, "float16", (12, 13), *_PLANE),
+         None, 30.0),
+        ("eight", Problem(
+            2, (13, 20), 1, 1, 64, 64, "float16", (13, 5), (1, 1), (1, 2), (False, True)
+        ), None, -30.0),
+        ("short", Problem(1, (19, 5), 1, 1, 128, 128, "float16", (17, 1), *_PLANE), None, 0.0),
+        ("volume", Problem(1, (5, 4, 12), 1, 1, 32, 32, "bfloat16", (5, 3, 5), *_VOLUME),
+         None, 2.0),
+    )
+    for scale in scales
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("problem", "scale"), WARP_BOXES)
+def test_boxes_of_small_windows(
+    problem: Problem, scale: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every box of a warp, some with lines that divide sixteen slots, in the smallest block."""
+    shapes = (shape for shape in WINDOW_FORWARD_SHAPES if shape.serves(problem))
+    shape = min(shapes, key=lambda one: one.head_dim)
+    warp_boxes = {
+        choice.slot_box: choice
+        for choice in sorted(
+            costs.window_choices(problem, H200, shape),
+            key=lambda one: (-math.prod(one.warp_tiles), one.warps),
+        )
+    }
+    assert any(16 % box[-1] == 0 for box in warp_boxes)
+    given = inputs(problem)
+    given = given if scale is None else replace(given, scale=scale)
+    for choice in warp_boxes.values():
+        free = replace(choice, time_us=0.0)
+        monkeypatch.setattr(costs, "window_forward_choice", lambda *_, free=free: free)
+        check_forward(BACKENDS["fused"][0], problem, given=given)
 
 
 def ring_problems() -> list[object]:

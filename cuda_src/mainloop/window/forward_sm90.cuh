@@ -11,8 +11,6 @@
 // The next tile's queries are on their way while a tile's rows leave.
 #pragma once
 
-#include "../../common/pack.cuh"
-#include "../../ptx/mma_sm80.cuh"
 #include "../../softmax/lazy.cuh"
 #include "turns_sm90.cuh"
 
@@ -91,7 +89,7 @@ struct WindowForwardSm90 : WindowTurnsSm90<kHeadDim, kLine, kConsumers> {
       Scores scores;
       multiply_keys(scores, queries, seen, line);
       if ((Bits(work.full) >> line & kAll) != kAll) mask(scores, seen, line);
-      raise(sums, rows, scores);
+      raise_rows(rows, sums, scores, params.scale_log2);
       multiply_values(sums, rows, scores, line);
       reader.release_to(min_of(reached, work.keep));
     }
@@ -129,37 +127,12 @@ struct WindowForwardSm90 : WindowTurnsSm90<kHeadDim, kLine, kConsumers> {
         for (int n = 0; n < 2; ++n) {
           float (&into)[4] = scores[2 * i + n];
           if (depth == 0) {
-            const int of_line = n % (kLine / 8);
-            const float onto[4] = {seen.ends[0][of_line][0], seen.ends[0][of_line][1],
-                                   seen.ends[1][of_line][0], seen.ends[1][of_line][1]};
-            ptx::mma_m16n8k16_onto<T>(into, onto, queries[depth], key[2 * n], key[2 * n + 1]);
+            seen.ends.template multiply<T>(into, queries[depth], key[2 * n], key[2 * n + 1], n);
           } else {
             ptx::mma_m16n8k16<T>(into, queries[depth], key[2 * n], key[2 * n + 1]);
           }
         }
       }
-    }
-  }
-
-  __device__ __forceinline__ void raise(Sums& sums, LazyRow (&rows)[2],
-                                        const Scores& scores) const {
-    float largest[2] = {-infinity(), -infinity()};
-#pragma unroll
-    for (int n = 0; n < kSlots / 8; ++n) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        largest[half] = fmaxf(largest[half], fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
-      }
-    }
-    const bool is_passed = rows[0].is_passed(largest[0], params.scale_log2) ||
-                           rows[1].is_passed(largest[1], params.scale_log2);
-    if (!__any_sync(kAllLanes, is_passed)) return;
-    const float factors[2] = {rows[0].raise(largest[0], params.scale_log2),
-                              rows[1].raise(largest[1], params.scale_log2)};
-#pragma unroll
-    for (int n = 0; n < kHeadDim / 8; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sums[n][i] *= factors[i / 2];
     }
   }
 
@@ -173,16 +146,7 @@ struct WindowForwardSm90 : WindowTurnsSm90<kHeadDim, kLine, kConsumers> {
     for (int i = 0; i < kSlots / 16; ++i) {
       const unsigned place = Turns::place_of(begins[i * 16 / kLine], along, lane / 16);
       unsigned weights[4];
-#pragma unroll
-      for (int part = 0; part < 4; ++part) {
-        const float (&four)[4] = scores[2 * i + part / 2];
-        LazyRow& row = rows[part % 2];
-        const float left = ptx::exp2_approx(four[part % 2 * 2] * params.scale_log2 - row.shift);
-        const float right =
-            ptx::exp2_approx(four[part % 2 * 2 + 1] * params.scale_log2 - row.shift);
-        row.sum += left + right;
-        weights[part] = pack<T>(left, right);
-      }
+      weigh<T>(weights, rows, scores, 2 * i, params.scale_log2);
 #pragma unroll
       for (int pair = 0; pair < kHeadDim / 16; ++pair) {
         unsigned values[4];
@@ -273,7 +237,7 @@ struct WindowForwardSm90 : WindowTurnsSm90<kHeadDim, kLine, kConsumers> {
       }
       if (params.lse.data != nullptr && exists && lane % 4 == 0) {
         float* lse = static_cast<float*>(params.lse.data) + offset_of(params.lse, work, spot);
-        lse[Ring::step(params.lse, row)] = (rows[half].shift + ptx::log2_approx(sum)) * kLn2;
+        lse[Ring::step(params.lse, row)] = rows[half].lse(sum);
       }
     }
   }

@@ -61,11 +61,12 @@ struct WindowTileSm80 {
   struct Bounds {
     unsigned words[kAxes];
 
-    // The slots of a block that the window holds.
+    // The slots of a block that the window holds along some axes.
+    template <int kFirst = 0, int kPast = kAxes>
     __device__ __forceinline__ unsigned bits(const unsigned* below) const {
       unsigned held = 0xffffffffu;
 #pragma unroll
-      for (int axis = 0; axis < kAxes; ++axis) {
+      for (int axis = kFirst; axis < kPast; ++axis) {
         held &= below[words[axis] >> 16] & ~below[words[axis] & 0xffffu];
       }
       return held;

@@ -5,6 +5,7 @@
 #include "../../common/numeric.cuh"
 #include "../../common/warp.cuh"
 #include "../../ptx/arithmetic.cuh"
+#include "line_ends.cuh"
 #include "ring_sm90.cuh"
 
 namespace cupyna {
@@ -33,11 +34,10 @@ struct WindowTurnsSm90 : WindowRingSm90<kHeadDim, kConsumers> {
     int head;
   };
 
-  // What this thread's two rows see: lines of the box, and keys of a line as zeros, those that they
-  // do not see as minus infinities.
+  // What this thread's two rows see: lines of the box, and keys of a line.
   struct Seen {
     Bits lines[2];
-    float ends[2][kLine / 8][2];
+    LineEnds<kLine / 8> ends;
   };
 
   // Which of a work's steps and warp tiles a warp is at.
@@ -133,7 +133,7 @@ struct WindowTurnsSm90 : WindowRingSm90<kHeadDim, kConsumers> {
       for (int n = 0; n < kLine / 8; ++n) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          seen.ends[half][n][i] =
+          seen.ends.of_rows[half][n][i] =
               along_z.contains(corner_z + 8 * n + lane % 4 * 2 + i) ? 0.f : -infinity();
         }
       }
