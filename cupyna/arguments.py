@@ -12,7 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from .arrays import Device, Library, View, has_forward_strides, has_vector_rows, library_of
+from .arrays import (
+    Device,
+    Library,
+    View,
+    has_forward_strides,
+    has_short_steps,
+    has_vector_rows,
+    library_of,
+)
 from .overlap import overlaps_itself, share_memory
 from .problem import METHODS, Method, Operation, Problem
 
@@ -124,10 +132,13 @@ def parse(operation: Operation, arrays: Mapping[str, Any], options: Options) -> 
         if tuple(array.shape) != expected:
             raise ValueError(f"{name} must have shape {expected}, got {tuple(array.shape)}")
     views = {name: library.view(array) for name, array in given.items()}
-    if not all(has_vector_rows(view) for name, view in views.items() if name in _ROWS):
-        problem = replace(problem, has_vector_rows=False)
-    if not all(has_forward_strides(view) for name, view in views.items() if name in _ROWS):
-        problem = replace(problem, has_forward_strides=False)
+    rows = [view for name, view in views.items() if name in _ROWS]
+    problem = replace(
+        problem,
+        has_vector_rows=all(map(has_vector_rows, rows)),
+        has_forward_strides=all(map(has_forward_strides, rows)),
+        has_short_steps=all(has_short_steps(view, problem.dilation) for view in rows),
+    )
     return Call(
         problem=problem,
         scale=_scale(options.scale, problem),

@@ -1,4 +1,4 @@
-"""Which backend runs a call: the first in order that supports it. Every refusal is data."""
+"""Which backend runs a call: of those that can, the fastest by its own word. Refusals are data."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from .problem import METHODS, DeviceSpec, Method, Operation, Problem
 
 __all__ = ["Candidate", "backends", "candidates", "select"]
 
-# Backends of a GPU that neither store weights nor copy arrays. Where they apply others are rarely
-# faster; one has to be expected to be by so much, as models err and weights take memory.
-_DIRECT = 3
+# Where backends that neither store weights nor copy arrays apply, others are rarely faster; one has
+# to be expected to be by so much, as models err and weights take memory.
 _CLEARLY_FASTER = 0.65
 _LEAST_GAIN_US = 10.0
 
@@ -41,20 +40,24 @@ class Candidate:
 
 @cache
 def backends(kind: str) -> tuple[Backend, ...]:
-    """The backends of a kind of device, the one that ``method="auto"`` prefers first."""
+    """The backends of a kind of device; of those that expect the same time, the first is taken."""
     if kind == "cpu":
         from .backends.cpu import BACKENDS
 
         return BACKENDS
+    from .backends.direct import CudaDirect
     from .backends.fused import CudaFused
     from .backends.gemm import CudaGemm, CudaGemmPlain
     from .backends.hopper import CudaHopper
     from .backends.hopper_window import CudaHopperWindow
     from .backends.naive import CudaNaive
     from .backends.padded import CudaPadded
+    from .backends.window import CudaWindow
 
-    direct = (CudaHopperWindow(), CudaHopper(), CudaFused())
-    return (*direct, CudaPadded(), CudaGemm(), CudaNaive(), CudaGemmPlain())
+    return (
+        CudaHopperWindow(), CudaHopper(), CudaDirect(), CudaWindow(), CudaFused(), CudaPadded(),
+        CudaGemm(), CudaNaive(), CudaGemmPlain(),
+    )  # fmt: skip
 
 
 def select(
@@ -97,24 +100,25 @@ def candidates(problem: Problem, operation: Operation, device: DeviceSpec) -> tu
 def _ordered(problem: Problem, operation: Operation, device: DeviceSpec) -> tuple[Backend, ...]:
     """The backends of a device as the library prefers them for a problem.
 
-    On a GPU those come first that store neither weights nor copies of all arrays, unless another
-    is expected to be faster by far: of these, the one that is expected to be faster.
+    On a GPU that is the one that is expected to be the fastest, but one that stores weights or
+    copies of arrays only where it is faster by far.
     """
     found = backends(device.kind)
     if device.kind == "cpu":
         return found
-    first, rest = found[:_DIRECT], found[_DIRECT:]
-
-    def time_us(backend: Backend) -> float:
-        if backend.refusals(problem, operation, device):
-            return math.inf
-        return backend.choice(problem, operation, device).time_us
-
-    fastest, *others = sorted(rest, key=time_us)
-    direct_us = next((time for time in map(time_us, first) if time < math.inf), math.inf)
-    if time_us(fastest) < min(_CLEARLY_FASTER * direct_us, direct_us - _LEAST_GAIN_US):
-        return (fastest, *first, *others)
-    return (*first, fastest, *others)
+    times_us = {
+        backend.name: math.inf
+        if backend.refusals(problem, operation, device)
+        else backend.choice(problem, operation, device).time_us
+        for backend in found
+    }
+    by_time = sorted(found, key=lambda backend: times_us[backend.name])
+    lean = [backend for backend in by_time if backend.is_lean]
+    fastest, *others = (backend for backend in by_time if not backend.is_lean)
+    lean_us = times_us[lean[0].name]
+    if times_us[fastest.name] < min(_CLEARLY_FASTER * lean_us, lean_us - _LEAST_GAIN_US):
+        return (fastest, *lean, *others)
+    return (*lean, fastest, *others)
 
 
 def _no_backend(device: DeviceSpec) -> str:

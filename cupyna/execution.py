@@ -85,6 +85,10 @@ class Backend(Protocol):
     def method(self) -> Method:
         """The method it computes by."""
 
+    @property
+    def is_lean(self) -> bool:
+        """Whether it stores neither weights nor copies of arrays."""
+
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec
     ) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from .dispatch import Candidate
@@ -52,7 +53,7 @@ class Explanation:
         for name, answers in (("forward", self.forward), ("backward", self.backward)):
             chosen = self._selected(answers)
             lines.append(f"{name}:")
-            lines += [_line(answer, answer is chosen, self.method) for answer in answers]
+            lines += [_line(answer, chosen, self.method) for answer in answers]
         return "\n".join(lines)
 
 
@@ -89,7 +90,8 @@ def _device(device: DeviceSpec) -> str:
     return f"{device.name} (cuda:{device.index}, compute capability {major}.{minor})"
 
 
-def _line(answer: Candidate, is_chosen: bool, method: Method | None) -> str:
+def _line(answer: Candidate, chosen: Candidate | None, method: Method | None) -> str:
+    is_chosen = answer is chosen
     mark = "->" if is_chosen else "  "
     if answer.choice is None:
         return f"{mark} {answer.name:<12} no: {'; '.join(answer.refusals)}"
@@ -102,11 +104,17 @@ def _line(answer: Candidate, is_chosen: bool, method: Method | None) -> str:
         parts.append(f"{choice.useful_products / choice.computed_products:.0%} of products useful")
     if choice.workspace_bytes:
         parts.append(f"{choice.workspace_bytes / 2**20:.1f} MiB workspace")
-    parts.append(f"about {_time(choice.time_us)}")
+    is_wanted = method in (None, answer.method)
+    best_us = math.inf if chosen is None or chosen.choice is None else chosen.choice.time_us
+    if chosen is not None and is_wanted and choice.time_us > best_us:
+        parts.append(f"expects {_time(choice.time_us)} where {chosen.name} takes {_time(best_us)}")
+    else:
+        parts.append(f"about {_time(choice.time_us)}")
     parts += choice.notes
-    if not is_chosen:
-        wanted = method in (None, answer.method)
-        parts.append("comes after the chosen one" if wanted else f"method {method!r} was asked for")
+    if not is_wanted:
+        parts.append(f"method {method!r} was asked for")
+    elif not is_chosen and choice.time_us <= best_us:
+        parts.append("comes after the chosen one")
     return f"{mark} {answer.name:<12} {', '.join(parts)}"
 
 

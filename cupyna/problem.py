@@ -53,6 +53,8 @@ class Problem:
         Whether the channels of every token are contiguous and aligned to 16 bytes in all arrays.
     has_forward_strides : bool
         Whether no array is broadcast or reversed along an axis.
+    has_short_steps : bool
+        Whether neighbors of a dilation group lie less than 2 GiB apart in all arrays.
     """
 
     batch: int
@@ -71,6 +73,7 @@ class Problem:
     deterministic: bool = False
     has_vector_rows: bool = True
     has_forward_strides: bool = True
+    has_short_steps: bool = True
 
     @property
     def rank(self) -> int:

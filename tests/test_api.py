@@ -292,7 +292,7 @@ def test_explanation_says_what_runs_and_why_not_the_others() -> None:
     assert answer.selected is not None and answer.selected.method == "fused"
     text = str(answer)
     parts = ["64x64 tokens", "window 13x13", "dilation 1x2", "causal along axis 0"]
-    parts += ["-> cpu-fused", "query tile", "comes after the chosen one", "backward:"]
+    parts += ["-> cpu-fused", "query tile", "where cpu-fused takes", "backward:"]
     for part in parts:
         assert part in text
     naive = cupyna.explain(q, q, q, 13, method="naive")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from cupyna.dispatch import candidates, select
+from cupyna.explanation import Explanation
 from cupyna.problem import Problem
 from cupyna.profiling.gpus import GPUS
 
@@ -39,3 +42,31 @@ def test_what_copies_arrays_is_weighed_with_what_stores_weights() -> None:
         if answer.choice is not None
     ]
     assert len(times) == 3 and times == sorted(times)
+
+
+@pytest.mark.parametrize("gpu", ["H200", "A100"])
+@pytest.mark.parametrize("size", [3, 7, 13, 31, 63])
+def test_of_a_method_the_least_expected_time_wins(gpu: str, size: int) -> None:
+    device = GPUS[gpu].spec
+    problem = replace(IMAGE, kernel_size=(size, size))
+    for operation in ("forward", "backward"):
+        times = {
+            answer.name: answer.choice.time_us
+            for answer in candidates(problem, operation, device)
+            if answer.method == "fused" and answer.choice is not None
+        }
+        assert len(times) >= 2
+        assert select(problem, operation, device, "fused").name == min(times, key=times.__getitem__)
+
+
+def test_explanations_hold_both_times() -> None:
+    answers = [candidates(IMAGE, operation, H200) for operation in ("forward", "backward")]
+    text = str(Explanation(IMAGE, H200, None, *answers))
+    assert "-> cuda-hopper-window" in text and "where cuda-hopper-window takes 4" in text
+
+
+def test_what_counts_in_32_bits_is_refused_arrays_of_long_steps() -> None:
+    far = replace(IMAGE, has_short_steps=False)
+    refused = {answer.name: answer.refusals for answer in candidates(far, "forward", H200)}
+    assert "less than 2 GiB apart" in refused["cuda-direct"][0]
+    assert refused["cuda-window"] == refused["cuda-fused"] == ()

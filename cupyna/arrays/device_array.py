@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["DeviceArray", "has_forward_strides", "has_vector_rows"]
+__all__ = ["DeviceArray", "has_forward_strides", "has_short_steps", "has_vector_rows"]
 
 
 _ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -58,6 +58,8 @@ class DeviceArray:
 # What one thread moves at once.
 _VECTOR_BYTES = 16
 
+_MOST_STEP_BYTES = 2**31 - 1
+
 
 def has_vector_rows(view: object) -> bool:
     """Whether the last axis is contiguous and every row starts on 16 bytes; hosts do not care."""
@@ -81,3 +83,11 @@ def has_forward_strides(view: object) -> bool:
     return all(
         stride > 0 for stride, length in zip(view.strides, view.shape, strict=True) if length > 1
     )
+
+
+def has_short_steps(view: object, dilation: tuple[int, ...]) -> bool:
+    """Whether neighbors of a dilation group lie less than 2 GiB apart; hosts do not care."""
+    if not isinstance(view, DeviceArray):
+        return True
+    steps = zip(view.strides[1:-2], dilation, strict=True)
+    return all(abs(stride * gap) * view.item_bytes <= _MOST_STEP_BYTES for stride, gap in steps)

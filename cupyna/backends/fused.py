@@ -1,6 +1,6 @@
 """Host side of the fused CUDA method: no weights in memory.
 
-The portable family runs on tensor cores of every GPU since Ampere (mma.sync, cp.async): in float16,
+The general kernels run on tensor cores of every GPU since Ampere (mma.sync, cp.async): in float16,
 bfloat16, and float32 as products of TF32 numbers. Forward is one kernel; backward is one for the
 gradients of the queries and one for those of keys and values, or one for both that adds the
 gradients of the queries to sums in memory. The gradient of a bias takes two more kernels.
@@ -14,22 +14,19 @@ from typing import TYPE_CHECKING
 from ..arrays import DeviceArray
 from ..execution import Choice, Execution
 from ..problem import DeviceSpec, Method, Operation, Problem
+from .portable import empty_statistics, launch_bias, limits, told
 from .rows import launch_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..kernels.direct.costs import DirectChoice
-    from ..kernels.fused.heuristics import FusedChoice
     from ..kernels.fused.tuning import Passes
-    from ..kernels.window.costs import WindowChoice
 
 __all__ = ["CudaFused"]
 
 _DTYPES = ("float16", "bfloat16", "float32")
 # What registers and shared memory hold.
 _MOST_CHANNELS = 256
-_MOST_BATCHES = 65535
 
 
 class CudaFused:
@@ -37,72 +34,28 @@ class CudaFused:
 
     name = "cuda-fused"
     method: Method = "fused"
+    is_lean = True
     is_recordable = True
 
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec
     ) -> tuple[str, ...]:
         from ..kernels.fused.heuristics import is_served
-        from ..kernels.variant import SERVED, architectures_on
 
-        if operation not in ("forward", "backward"):
-            return ("stores no weights: 'naive' does",)
-        reasons = []
-        if not architectures_on(device.compute_capability):
-            major, minor = device.compute_capability
-            reasons.append(f"needs compute capability {SERVED}, {device.name} has {major}.{minor}")
-        if not problem.has_vector_rows:
-            reasons.append("needs rows of channels that are contiguous and aligned to 16 bytes")
-        if problem.dtype not in _DTYPES:
-            reasons.append(f"computes in {', '.join(_DTYPES)}, not in {problem.dtype}")
-        for name, channels in (("head_dim", problem.head_dim), ("value_dim", problem.value_dim)):
-            if channels % 8 or channels > _MOST_CHANNELS:
-                reasons.append(
-                    f"needs a {name} that is a multiple of 8 up to {_MOST_CHANNELS}, got {channels}"
-                )
-        if problem.batch > _MOST_BATCHES or problem.heads > _MOST_BATCHES:
-            reasons.append(
-                f"launches at most {_MOST_BATCHES} batch entries and heads, "
-                f"got {problem.batch} and {problem.heads}"
-            )
+        reasons = limits(problem, operation, device, _DTYPES, _MOST_CHANNELS)
         if not reasons and not is_served(problem, device, operation):
-            reasons.append(
-                f"needs more shared memory than the {device.smem_bytes} bytes of a block"
-            )
-        return tuple(reasons)
+            return (f"needs more shared memory than the {device.smem_bytes} bytes of a block",)
+        return reasons
 
     def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
-        from ..kernels.fused.bias import bias_gradient_choice
+        from ..kernels.fused.costs import expected_us
         from ..kernels.fused.tuning import model_passes
 
-        passes: tuple[FusedChoice | WindowChoice | DirectChoice, ...] | None
-        passes = _direct_passes(problem, operation, device)
-        if passes is None:
-            passes = _window_passes(problem, operation, device)
-        if passes is None:
-            passes = model_passes(problem, operation, device)
-        workspace = _workspace_bytes(problem, operation, passes)
-        of_bias = bias_gradient_choice(problem, device) if _has_dbias(problem, operation) else None
-        notes: tuple[str, ...] = ()
-        if of_bias is not None:
-            workspace += 4 * math.prod(of_bias.partial_sums(problem))
-            tiling = of_bias.tiling
-            notes = (f"gradient of the bias {tiling.time_us:.0f} us, {of_bias.parts} parts",)
-            passes = (*passes, tiling)
-        counts = [chosen.plan(problem).counts for chosen in passes]
-        planes = problem.batch * problem.heads
-        computed = sum(count.computed_products for count in counts)
-        dense = sum(count.dense_products for count in counts) / computed
-        return Choice(
-            kernel=" + ".join(chosen.shape.variant(problem).symbol for chosen in passes),
-            q_tile=passes[0].row_tile,
-            kv_tile=passes[0].column_tile,
-            useful_products=sum(count.useful_products for count in counts) * planes,
-            computed_products=computed * planes,
-            workspace_bytes=workspace,
-            time_us=sum(chosen.time_us for chosen in passes),
-            notes=(f"{dense:.0%} without a mask", *notes),
-        )
+        passes = model_passes(problem, operation, device)
+        time_us = expected_us(problem, operation, device, passes)
+        is_lone = operation == "backward" and len(passes) == 1
+        sums = _sums(problem) if is_lone else 0
+        return told(problem, operation, device, passes, time_us, sums)
 
     def forward(
         self,
@@ -116,22 +69,7 @@ class CudaFused:
         out: DeviceArray,
         lse: DeviceArray | None,
     ) -> None:
-        from ..kernels.direct.launches import launch_direct
-        from ..kernels.direct.params import has_short_steps, pack_direct
-        from ..kernels.window.launches import launch_window_forward
-
-        device = execution.device
-        direct = _direct_passes(problem, "forward", device)
-        if direct is not None and has_short_steps(problem, k, v):
-            params = pack_direct(problem, scale, direct[0], q, k, v, bias, out, lse)
-            launch_direct(problem, direct[0], device, execution.stream, params)
-            return
-        window = _window_passes(problem, "forward", device)
-        if window is None:
-            self.forward_beside(problem, scale, execution, q, k, v, bias, None, None, out, lse)
-        else:
-            arrays = q, k, v, out, lse
-            launch_window_forward(problem, scale, window[0], device, execution.stream, *arrays)
+        self.forward_beside(problem, scale, execution, q, k, v, bias, None, None, out, lse)
 
     def takes_beside(self, problem: Problem, device: DeviceSpec) -> bool:
         """Whether a shape that :meth:`forward_beside` can run holds the problem's channels."""
@@ -214,8 +152,7 @@ class CudaFused:
         tokens = more_k.shape[1]
         choice = beside_choice(problem, tokens, execution.device)
         assert choice is not None, "refused"
-        queries = problem.batch * problem.heads * math.prod(problem.spatial)
-        statistics = execution.empty((queries, 2), "float32").pointer
+        statistics = empty_statistics(problem, execution)
         gradients = Gradients(dout, dlse, dq, more_k, more_v, statistics)
         for chosen, key_tiles in ((choice.queries, 0), (choice.keys, choice.key_tiles)):
             params = pack_beside_gradient(
@@ -244,45 +181,18 @@ class CudaFused:
         dv: DeviceArray,
         dbias: DeviceArray | None,
     ) -> None:
-        from ..kernels.direct.launches import launch_direct
-        from ..kernels.direct.params import has_short_steps, pack_direct_gradient
-        from ..kernels.fused.bias import bias_gradient_choice
-        from ..kernels.fused.launches import launch_bias_gradient, launch_fused
-        from ..kernels.fused.params import (
-            Gradients,
-            SumOrder,
-            pack_bias_gradient,
-            pack_gradient,
-        )
-        from ..kernels.window.launches import launch_window_gradient
+        from ..kernels.fused.launches import launch_fused
+        from ..kernels.fused.params import Gradients, SumOrder, pack_gradient
 
         queries = problem.batch * problem.heads * math.prod(problem.spatial)
-        statistics = execution.empty((queries, 2), "float32").pointer
+        statistics = empty_statistics(problem, execution)
         sums = 0
-        direct = _direct_passes(problem, "backward", execution.device)
-        if direct is not None and not has_short_steps(problem, q, k, v, dout):
-            direct = None
-        window = _window_passes(problem, "backward", execution.device)
-        if direct is None and window is not None:
-            gradients = Gradients(dout, dlse, dq, dk, dv, statistics)
-            of_rows = pack_gradient(
-                problem, scale, window[0].row_tile, window[0].column_tile,
-                q, k, v, None, out, lse, gradients,
-            )  # fmt: skip
-            launch_rows("fused_statistics", problem, execution, of_rows)
-            for chosen in window:
-                launch_window_gradient(
-                    problem, scale, chosen, execution.device, execution.stream,
-                    q, k, v, out, lse, gradients,
-                )  # fmt: skip
-            return
 
         def run(passes: Passes) -> None:
             nonlocal sums
             is_lone = len(passes) == 1
             if is_lone and not sums:
-                length = SumOrder.BY_THREAD.row_length(problem.head_dim)
-                sums = execution.empty((queries, length), "float32").pointer
+                sums = execution.empty((queries, _sums(problem)), "float32").pointer
             gradients = Gradients(dout, dlse, dq, dk, dv, statistics, sums, SumOrder.BY_THREAD)
             params = [
                 pack_gradient(
@@ -298,54 +208,16 @@ class CudaFused:
             if is_lone:
                 launch_rows("fused_query_gradients", problem, execution, params[0])
 
-        if direct is None:
-            run(_passes(problem, "backward", execution, run))
-        else:
+        run(_passes(problem, "backward", execution, run))
+        if bias is not None and dbias is not None:
             gradients = Gradients(dout, dlse, dq, dk, dv, statistics)
-            for choice in direct:
-                of_choice = pack_direct_gradient(
-                    problem, scale, choice, q, k, v, bias, out, lse, gradients
-                )
-                launch_direct(problem, choice, execution.device, execution.stream, of_choice)
-        if bias is None or dbias is None:
-            return
-        of_bias = bias_gradient_choice(problem, execution.device)
-        assert of_bias is not None, "refused"
-        partial_sums = execution.empty(of_bias.partial_sums(problem), "float32").pointer
-        gradients = Gradients(dout, dlse, dq, dk, dv, statistics)
-        packed = pack_bias_gradient(
-            problem, scale, of_bias, q, k, v, bias, out, lse, gradients, dbias, partial_sums
-        )
-        launch_bias_gradient(problem, of_bias, execution.device, execution.stream, packed)
+            launch_bias(problem, scale, execution, q, k, v, bias, out, lse, gradients, dbias)
 
     def is_tuned(self, problem: Problem, operation: Operation, device: DeviceSpec) -> bool:
         """Whether nothing is left to measure for a call with ``tune=True``."""
         from ..kernels.fused.tuning import recalled_passes
 
-        # The kernels for few keys and for small windows keep the tiles of their models.
-        if _direct_passes(problem, operation, device) is not None:
-            return True
-        if _window_passes(problem, operation, device) is not None:
-            return True
         return recalled_passes(problem, operation, device) is not None
-
-
-def _direct_passes(
-    problem: Problem, operation: Operation, device: DeviceSpec
-) -> tuple[DirectChoice, ...] | None:
-    """The kernels on CUDA cores, where the models hold them faster than those on tensor cores."""
-    from ..kernels.portable import faster_direct_passes
-
-    return faster_direct_passes(problem, operation, device)
-
-
-def _window_passes(
-    problem: Problem, operation: Operation, device: DeviceSpec
-) -> tuple[WindowChoice, ...] | None:
-    """The kernels for small windows, where the models hold them faster than the general ones."""
-    from ..kernels.portable import faster_window_passes
-
-    return faster_window_passes(problem, operation, device)
 
 
 def _passes(
@@ -364,16 +236,8 @@ def _passes(
     return tuned_passes(problem, operation, execution.device, execution.stream, launches)
 
 
-def _workspace_bytes(problem: Problem, operation: Operation, passes: tuple[object, ...]) -> int:
-    """Two numbers for each query in backward, and its sums where one pass gives all gradients."""
-    if operation == "forward":
-        return 0
+def _sums(problem: Problem) -> int:
+    """Numbers of a query's sums, where one pass gives all gradients."""
     from ..kernels.fused.params import SumOrder
 
-    sums = SumOrder.BY_THREAD.row_length(problem.head_dim) if len(passes) == 1 else 0
-    numbers = 2 + sums
-    return 4 * numbers * problem.batch * problem.heads * math.prod(problem.spatial)
-
-
-def _has_dbias(problem: Problem, operation: Operation) -> bool:
-    return operation == "backward" and problem.has_bias
+    return SumOrder.BY_THREAD.row_length(problem.head_dim)

@@ -40,6 +40,7 @@ class CudaGemm:
 
     name = "cuda-gemm"
     method: Method = "gemm"
+    is_lean = False
     is_recordable = True
 
     def refusals(

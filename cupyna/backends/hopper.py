@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING
 from ..arrays import DeviceArray
 from ..execution import Choice, Execution
 from ..problem import DeviceSpec, Method, Operation, Problem
-from .hopper_backward import MOST_CHANNELS, backward_choice, launch_backward, slower_backward
+from .hopper_backward import MOST_CHANNELS, backward_choice, launch_backward
 
 if TYPE_CHECKING:
     from ..kernels.hopper.costs import HopperChoice
 
-__all__ = ["CudaHopper", "array_limits", "launch_forward"]
+__all__ = ["CudaHopper", "box_limits", "launch_forward"]
 
 _CAPABILITY = (9, 0)
 _DTYPES = ("float16", "bfloat16")
 _MOST_CHANNELS = 256
-# The model of the general portable kernel says too little for small windows: over the sweep, this
-# factor leaves the fewest problems to the slower kernel.
-_GENERAL = 1.4
 
 
 class CudaHopper:
@@ -27,36 +24,25 @@ class CudaHopper:
 
     name = "cuda-hopper"
     method: Method = "fused"
+    is_lean = True
     is_recordable = True
 
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec
     ) -> tuple[str, ...]:
-        if operation not in ("forward", "backward"):
-            return ("stores no weights: 'naive' does",)
-        is_slower = _slower if operation == "forward" else slower_backward
-        return self.limits(problem, device, operation) or is_slower(problem, device)
-
-    @staticmethod
-    def limits(
-        problem: Problem, device: DeviceSpec, operation: Operation = "forward"
-    ) -> tuple[str, ...]:
-        """Why the kernels cannot run a direction at all, whatever it would take."""
         from ..kernels.hopper.tensor_map import MOST_DILATION, BoxOrder, box_order
         from ..kernels.hopper.tilings import fits_boxes
 
-        reasons = array_limits(problem, device)
+        if operation not in ("forward", "backward"):
+            return ("stores no weights: 'naive' does",)
+        reasons = [*box_limits(problem, device)]
         for name, channels in (("head_dim", problem.head_dim), ("value_dim", problem.value_dim)):
             most = _MOST_CHANNELS if operation == "forward" else MOST_CHANNELS
             if channels % 8 or channels > most:
                 reasons.append(
                     f"needs a {name} that is a multiple of 8 up to {most}, got {channels}"
                 )
-        if max(problem.dilation) > MOST_DILATION:
-            reasons.append(
-                f"needs a dilation of at most {MOST_DILATION}, got {max(problem.dilation)}"
-            )
-        elif not fits_boxes(problem.dilation):
+        if max(problem.dilation) <= MOST_DILATION and not fits_boxes(problem.dilation):
             reasons.append(
                 f"finds no box of 64 queries that a dilation of {problem.dilation} leaves "
                 "within 256 tokens along each axis"
@@ -125,8 +111,10 @@ class CudaHopper:
         )
 
 
-def array_limits(problem: Problem, device: DeviceSpec) -> list[str]:
-    """What every kernel for Hopper refuses of a device and the arrays, whatever the window is."""
+def box_limits(problem: Problem, device: DeviceSpec) -> tuple[str, ...]:
+    """Why no kernel that takes boxes of arrays by TMA can run a problem."""
+    from ..kernels.hopper.tensor_map import MOST_DILATION
+
     reasons = []
     if device.compute_capability != _CAPABILITY:
         major, minor = device.compute_capability
@@ -139,7 +127,9 @@ def array_limits(problem: Problem, device: DeviceSpec) -> list[str]:
         reasons.append("needs rows of channels that are contiguous and aligned to 16 bytes")
     if not problem.has_forward_strides:
         reasons.append("needs arrays that are not broadcast or reversed along any axis")
-    return reasons
+    if max(problem.dilation) > MOST_DILATION:
+        reasons.append(f"needs a dilation of at most {MOST_DILATION}, got {max(problem.dilation)}")
+    return tuple(reasons)
 
 
 def launch_forward(
@@ -180,18 +170,3 @@ def _chosen(problem: Problem, device: DeviceSpec) -> HopperChoice:
 
 def _fills_blocks(problem: Problem) -> bool:
     return problem.head_dim == problem.value_dim and problem.head_dim % 64 == 0
-
-
-def _slower(problem: Problem, device: DeviceSpec) -> tuple[str, ...]:
-    """The reason to leave a problem to the portable family, where its kernels are faster."""
-    from ..kernels.direct.costs import direct_passes, direct_us
-    from ..kernels.window.costs import faster_window_choice, portable_forward_us
-
-    ours = _chosen(problem, device).time_us
-    portable = portable_forward_us(problem, device)
-    if faster_window_choice(problem, device) is None:
-        portable *= _GENERAL
-    portable = min(portable, direct_us(direct_passes(problem, "forward", device)))
-    if ours <= portable:
-        return ()
-    return (f"expects {ours:.0f} us where the portable kernels take {portable:.0f}",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..arrays import DeviceArray
 from ..execution import Choice, Execution
 from ..problem import DeviceSpec, Operation, Problem
-from .hopper import CudaHopper, array_limits
+from .hopper import CudaHopper, box_limits
 
 __all__ = ["CudaHopperWindow"]
 
@@ -18,35 +18,23 @@ class CudaHopperWindow(CudaHopper):
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec
     ) -> tuple[str, ...]:
-        if operation != "forward":
-            return ("has a forward only",)
-        return self.limits(problem, device) or _slower(problem, device)
-
-    @staticmethod
-    def limits(
-        problem: Problem, device: DeviceSpec, operation: Operation = "forward"
-    ) -> tuple[str, ...]:
-        """Why the kernel cannot run forward at all, whatever it would take."""
-        from ..kernels.hopper.tensor_map import MOST_DILATION
         from ..kernels.window.ring_costs import window_ring_choice
 
-        reasons = array_limits(problem, device)
-        if max(problem.dilation) > MOST_DILATION:
-            reasons.append(
-                f"needs a dilation of at most {MOST_DILATION}, got {max(problem.dilation)}"
-            )
+        if operation != "forward":
+            return ("has a forward only",)
+        reasons = box_limits(problem, device)
         if not reasons and window_ring_choice(problem, device) is None:
-            reasons.append(
+            return (
                 "finds no tiles: needs two or three axes, windows of at most 16 keys along the "
-                "last one, channels that are multiples of 8 up to 64, and a box that fits"
+                "last one, channels that are multiples of 8 up to 64, and a box that fits",
             )
-        return tuple(reasons)
+        return reasons
 
     def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
         from ..kernels.window.ring_costs import window_ring_choice
 
         chosen = window_ring_choice(problem, device)
-        assert chosen is not None, "limits() says so"
+        assert chosen is not None, "refused"
         counts = chosen.plan(problem).counts
         planes = problem.batch * problem.heads
         return Choice(
@@ -74,22 +62,7 @@ class CudaHopperWindow(CudaHopper):
         from ..kernels.window.ring_costs import window_ring_choice
 
         chosen = window_ring_choice(problem, execution.device)
-        assert chosen is not None, "limits() says so"
+        assert chosen is not None, "refused"
         launch_window_ring(
             problem, scale, chosen, execution.device, execution.stream, q, k, v, out, lse
         )
-
-
-def _slower(problem: Problem, device: DeviceSpec) -> tuple[str, ...]:
-    """The reason to leave a problem to another backend of the method that is faster."""
-    from ..kernels.portable import portable_us
-    from ..kernels.window.ring_costs import window_ring_choice
-
-    chosen = window_ring_choice(problem, device)
-    assert chosen is not None, "limits() says so"
-    hopper, others = CudaHopper(), portable_us(problem, "forward", device)
-    if not hopper.limits(problem, device):
-        others = min(others, hopper.choice(problem, "forward", device).time_us)
-    if chosen.time_us <= others:
-        return ()
-    return (f"expects {chosen.time_us:.0f} us where other kernels take {others:.0f}",)

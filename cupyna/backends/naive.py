@@ -48,6 +48,7 @@ class CudaNaive:
 
     name = "cuda-naive"
     method: Method = "naive"
+    is_lean = False
     is_recordable = True
 
     def refusals(

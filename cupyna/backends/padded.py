@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from ..arrays import DeviceArray
+from ..arrays import DeviceArray, has_short_steps
 from ..execution import Backend, Choice, Execution
 from ..problem import DeviceSpec, Method, Operation, Problem
+from .direct import CudaDirect
 from .fused import CudaFused
 from .hopper import CudaHopper
+from .window import CudaWindow
 
 __all__ = ["CudaPadded"]
 
@@ -25,15 +27,18 @@ class CudaPadded:
 
     name = "cuda-fused-padded"
     method: Method = "fused"
+    is_lean = False
     is_recordable = True
-    _inner: tuple[Backend, ...] = (CudaHopper(), CudaFused())
+    _inner: tuple[Backend, ...] = (CudaHopper(), CudaDirect(), CudaWindow(), CudaFused())
 
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec
     ) -> tuple[str, ...]:
-        padded = _padded(problem)
-        if padded == problem:
+        if _has_whole_rows(problem):
             return ("copies only rows that are not whole vectors: these are",)
+        padded = _padded(problem)
+        if self._fitting(padded, operation, device):
+            return ()
         return self._inner[-1].refusals(padded, operation, device)
 
     def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
@@ -101,8 +106,13 @@ class CudaPadded:
 
     def _of(self, padded: Problem, operation: Operation, device: DeviceSpec) -> Backend:
         """Whose kernels run."""
-        fitting = (b for b in self._inner if not b.refusals(padded, operation, device))
-        return next(fitting)
+        return min(
+            self._fitting(padded, operation, device),
+            key=lambda backend: backend.choice(padded, operation, device).time_us,
+        )
+
+    def _fitting(self, padded: Problem, operation: Operation, device: DeviceSpec) -> list[Backend]:
+        return [b for b in self._inner if not b.refusals(padded, operation, device)]
 
 
 class _Rows:
@@ -133,15 +143,25 @@ def _whole(channels: int) -> int:
     return -(-channels // _MULTIPLE) * _MULTIPLE
 
 
+def _has_whole_rows(problem: Problem) -> bool:
+    channels = problem.head_dim, problem.value_dim
+    return problem.has_vector_rows and all(_whole(count) == count for count in channels)
+
+
 def _padded(problem: Problem) -> Problem:
     """The problem of the copies."""
-    return replace(
+    padded = replace(
         problem,
         head_dim=_whole(problem.head_dim),
         value_dim=_whole(problem.value_dim),
         has_vector_rows=True,
-        has_forward_strides=problem.has_forward_strides or not problem.has_vector_rows,
+        has_forward_strides=True,
     )
+    copies = (
+        DeviceArray.contiguous(0, shape, problem.dtype, 0) for shape in _copied(padded, "forward")
+    )
+    has_steps = all(has_short_steps(copy, problem.dilation) for copy in copies)
+    return replace(padded, has_short_steps=has_steps)
 
 
 def _copied(padded: Problem, operation: Operation) -> list[tuple[int, ...]]:

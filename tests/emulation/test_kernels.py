@@ -12,13 +12,14 @@ import pytest
 pytest.importorskip("cupy")
 
 from cupyna.arrays.host import host_dtype
+from cupyna.backends.direct import CudaDirect
 from cupyna.backends.fused import CudaFused
 from cupyna.backends.gemm import CudaGemm
 from cupyna.backends.naive import CudaNaive
 from cupyna.backends.padded import CudaPadded
+from cupyna.backends.window import CudaWindow
 from cupyna.execution import Backend, Execution
-from cupyna.kernels import launch, loader, portable
-from cupyna.kernels.direct import costs as direct
+from cupyna.kernels import launch, loader
 from cupyna.kernels.fused import heuristics
 from cupyna.kernels.gemm import products, schedule
 from cupyna.kernels.gemm.heuristics import gemm_plan
@@ -27,7 +28,7 @@ from cupyna.kernels.hopper import tensor_map
 from cupyna.kernels.window import costs
 from cupyna.kernels.window.launches import launch_window_ring
 from cupyna.kernels.window.ring_costs import WindowRingChoice, window_ring_choices
-from cupyna.kernels.window.shapes import WINDOW_FORWARD_SHAPES, WINDOW_GRADIENT_SHAPES
+from cupyna.kernels.window.shapes import WINDOW_FORWARD_SHAPES
 from cupyna.problem import DeviceSpec, Operation, Problem
 from cupyna.testing import (
     Inputs,
@@ -71,8 +72,8 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
 def _on_the_host(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "load", emulator.load)
     monkeypatch.setattr(launch, "launch", emulator.launch)
-    # Every kernel is tested, whatever the models hold of it for small problems.
-    monkeypatch.setattr(portable, "faster_direct_passes", lambda *_: None)
+    # Copies meet kernels that run here, whatever the models hold of them.
+    monkeypatch.setattr(CudaPadded, "_inner", (CudaFused(),))
 
 
 def rounding(backend: Backend, problem: Problem) -> str:
@@ -151,8 +152,7 @@ def test_gradients_in_one_pass(problem: Problem, monkeypatch: pytest.MonkeyPatch
 SMALL_WINDOWS = [
     pytest.param(problem, id=name)
     for name, problem in small_problems(("float16", "bfloat16"))
-    if not BACKENDS["fused"][0].refusals(problem, "forward", H200)
-    if any(shape.serves(problem) for shape in WINDOW_FORWARD_SHAPES)
+    if not CudaWindow().refusals(problem, "forward", H200)
 ]
 
 
@@ -162,9 +162,8 @@ def test_small_windows(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> Non
     shape = min(shapes, key=lambda one: one.head_dim)
     choices = sorted(costs.window_choices(problem, H200, shape), key=lambda one: one.time_us)
     for choice in {choices[0], choices[len(choices) // 2], choices[-1]}:
-        free = replace(choice, time_us=0.0)
-        monkeypatch.setattr(costs, "window_forward_choice", lambda *_, free=free: free)
-        check_forward(BACKENDS["fused"][0], problem)
+        monkeypatch.setattr(costs, "window_forward_choice", lambda *_, choice=choice: choice)
+        check_forward(CudaWindow(), problem)
 
 
 _PLANE, _VOLUME = ((1, 1), (1, 1), (False,) * 2), ((1,) * 3, (1,) * 3, (False,) * 3)
@@ -267,8 +266,7 @@ def check_ring(problem: Problem, device: DeviceSpec, choice: WindowRingChoice) -
 SMALL_WINDOWS_BACKWARD = [
     pytest.param(problem, id=name)
     for name, problem in small_problems(("float16", "bfloat16"))
-    if not BACKENDS["fused"][0].refusals(problem, "backward", H200)
-    if any(shape.serves(problem) for shape in WINDOW_GRADIENT_SHAPES)
+    if not CudaWindow().refusals(problem, "backward", H200)
 ]
 
 
@@ -278,18 +276,14 @@ def test_gradients_of_small_windows(problem: Problem, monkeypatch: pytest.Monkey
     device = replace(H200, processors=2)
     few = Execution(device, 0, Memory().workspace)
     monkeypatch.setitem(globals(), "execution", lambda _: few)
-    passes = costs.window_gradient_choices(problem, device)
-    assert passes is not None
-    monkeypatch.setattr(portable, "faster_window_passes", lambda *_: passes)
-    check_backward(BACKENDS["fused"][0], problem, inputs(problem))
+    check_backward(CudaWindow(), problem, inputs(problem))
 
 
 FEW_KEYS = [
     pytest.param(operation, problem, id=f"{operation}-{name}")
     for operation in ("forward", "backward")
     for name, problem in small_problems(("float16", "bfloat16", "float32"))
-    if not BACKENDS["fused"][0].refusals(problem, operation, H200)
-    if direct.direct_passes(problem, operation, H200) is not None
+    if not CudaDirect().refusals(problem, operation, H200)
 ]
 
 
@@ -299,11 +293,10 @@ def test_few_keys(operation: Operation, problem: Problem, monkeypatch: pytest.Mo
     device = replace(H200, processors=1)
     few = Execution(device, 0, Memory().workspace)
     monkeypatch.setitem(globals(), "execution", lambda _: few)
-    monkeypatch.setattr(portable, "faster_direct_passes", direct.direct_passes)
     if operation == "forward":
-        check_forward(BACKENDS["fused"][0], problem, weights="float32")
+        check_forward(CudaDirect(), problem, weights="float32")
     else:
-        check_backward(BACKENDS["fused"][0], problem, inputs(problem), weights="float32")
+        check_backward(CudaDirect(), problem, inputs(problem), weights="float32")
 
 
 ROWS = [

@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cupyna import fused
-from cupyna.kernels import portable
-from cupyna.kernels.device import device_spec
-from cupyna.kernels.direct.costs import direct_passes
+from cupyna.backends.direct import CudaDirect
 from cupyna.problem import Problem
 from cupyna.testing import (
     Inputs,
@@ -24,7 +22,7 @@ from cupyna.testing import (
 )
 from cupyna.testing.cases import small_problems
 
-from .libraries import each_gpu_library, get, guarded, put
+from .libraries import each_gpu_library, get, guarded, only, put
 
 DTYPES = ("float16", "bfloat16", "float32")
 MOST_CHANNELS = 128
@@ -39,16 +37,10 @@ head_dims = st.sampled_from([8, 16, 24, 32, 40, 64, 72, 128])
 scales = st.sampled_from([None, 0.0, -0.7, 2.0])
 
 
-@pytest.fixture(autouse=True)
-def _direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portable, "faster_direct_passes", direct_passes)
-
-
 def attend(library: str, problem: Problem, given: Inputs) -> list[np.ndarray]:
-    assert direct_passes(problem, "forward", device_spec(0))
     q, k, v = (put(library, a) for a in (given.q, given.k, given.v))
     bias = None if given.bias is None else put(library, given.bias)
-    with guarded(library):
+    with only(CudaDirect()), guarded(library):
         out, lse = fused.neighborhood_attention(
             q, k, v, problem.kernel_size,
             stride=problem.stride, dilation=problem.dilation, is_causal=problem.is_causal,
@@ -62,11 +54,10 @@ def attend(library: str, problem: Problem, given: Inputs) -> list[np.ndarray]:
 
 
 def differentiate(library: str, problem: Problem, given: Inputs) -> list[np.ndarray]:
-    assert direct_passes(problem, "backward", device_spec(0))
     out, lse = stored_forward(problem, given)
     arrays = (given.dout, given.q, given.k, given.v, out, lse)
     bias = None if given.bias is None else put(library, given.bias)
-    with guarded(library):
+    with only(CudaDirect()), guarded(library):
         found = fused.neighborhood_attention_backward(
             *(put(library, a) for a in arrays), problem.kernel_size,
             stride=problem.stride, dilation=problem.dilation, is_causal=problem.is_causal,
@@ -109,9 +100,7 @@ def changed(
 def test_any_problem(
     problem: Problem, channels: tuple[int, int], scale: float | None, seed: int
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(portable, "faster_direct_passes", direct_passes)
-        attend("cupy", *changed(problem, channels, scale, seed))
+    attend("cupy", *changed(problem, channels, scale, seed))
 
 
 @pytest.mark.gpu
@@ -124,9 +113,7 @@ def test_any_problem(
 def test_gradients_of_any_problem(
     problem: Problem, channels: tuple[int, int], scale: float | None, seed: int
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(portable, "faster_direct_passes", direct_passes)
-        differentiate("cupy", *changed(problem, channels, scale, seed))
+    differentiate("cupy", *changed(problem, channels, scale, seed))
 
 
 @pytest.mark.gpu

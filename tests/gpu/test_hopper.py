@@ -91,7 +91,7 @@ NAMED = {
 
 @pytest.mark.parametrize("problem", NAMED.values(), ids=NAMED.keys())
 def test_named_problems(problem: Problem) -> None:
-    if not CudaHopper.limits(problem, device()):
+    if not CudaHopper().refusals(problem, "forward", device()):
         check(problem, inputs(problem))
 
 
@@ -105,7 +105,7 @@ def test_any_problem(
     problem: Problem, channels: tuple[int, int], scale: float | None, seed: int
 ) -> None:
     problem = replace(problem, head_dim=channels[0], value_dim=channels[1], has_bias=False)
-    assume(not CudaHopper.limits(problem, device()))
+    assume(not CudaHopper().refusals(problem, "forward", device()))
     given = inputs(problem, seed)
     check(problem, given if scale is None else replace(given, scale=scale))
 

@@ -97,7 +97,7 @@ NAMED = {
 
 @pytest.mark.parametrize("problem", NAMED.values(), ids=NAMED.keys())
 def test_named_problems(problem: Problem) -> None:
-    if not CudaHopper.limits(problem, device(), "backward"):
+    if not CudaHopper().refusals(problem, "backward", device()):
         check(problem, inputs(problem))
 
 
@@ -111,7 +111,7 @@ def test_any_gradient(
     problem: Problem, channels: tuple[int, int], scale: float | None, seed: int
 ) -> None:
     problem = replace(problem, head_dim=channels[0], value_dim=channels[1], has_bias=False)
-    assume(not CudaHopper.limits(problem, device(), "backward"))
+    assume(not CudaHopper().refusals(problem, "backward", device()))
     given = inputs(problem, seed)
     check(problem, given if scale is None else replace(given, scale=scale))
 

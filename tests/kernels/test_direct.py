@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cupyna.arrays import DeviceArray
-from cupyna.backends.fused import CudaFused
+from cupyna.arrays import DeviceArray, has_short_steps
+from cupyna.backends.direct import CudaDirect
+from cupyna.dispatch import select
 from cupyna.kernels.direct.costs import AxisRuns, direct_passes, tiled
-from cupyna.kernels.direct.params import has_short_steps
 from cupyna.kernels.direct.shapes import DIRECT_FORWARD_SHAPES, DIRECT_GRADIENT_SHAPES, THREADS
-from cupyna.kernels.portable import faster_direct_passes, portable_us
 from cupyna.problem import Operation, Problem
 from cupyna.profiling.gpus import GPUS
 from cupyna.testing import problems
@@ -83,20 +82,21 @@ def test_few_keys_far_apart_are_taken_one_by_one(
     operation: Operation, dtype: str, head_dim: int
 ) -> None:
     problem = line(dtype=dtype, head_dim=head_dim, value_dim=head_dim)
-    passes = faster_direct_passes(problem, operation, H200)
+    assert select(problem, operation, H200, "fused").name == "cuda-direct"
+    passes = direct_passes(problem, operation, H200)
     assert passes is not None
     assert [chosen.shape.gradient for chosen in passes] == (
         [None] if operation == "forward" else ["query", "key"]
     )
-    assert portable_us(problem, operation, H200) == sum(chosen.time_us for chosen in passes)
-    choice = CudaFused().choice(problem, operation, H200)
+    choice = CudaDirect().choice(problem, operation, H200)
+    assert choice.time_us == sum(chosen.time_us for chosen in passes)
     assert all("direct" in kernel for kernel in choice.kernel.split(" + "))
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_many_keys_are_left_to_tensor_cores(operation: Operation) -> None:
     problem = line(kernel_size=(127,), dilation=(1,))
-    assert faster_direct_passes(problem, operation, H200) is None
+    assert select(problem, operation, H200, "fused").name != "cuda-direct"
 
 
 @pytest.mark.parametrize("fields", [{"head_dim": 136}, {"dtype": "float64"}])
@@ -109,7 +109,11 @@ def test_neighbors_may_be_two_gigabytes_apart() -> None:
     problem = line(dilation=(4,), spatial=(64,))
     for stride, is_short in ((2**28 - 1, True), (2**28, False), (-(2**28), False)):
         array = DeviceArray(4096, (8, 64, 16, 32), (0, stride, 32, 1), "float16", 0)
-        assert has_short_steps(problem, array, array) == is_short
+        assert has_short_steps(array, problem.dilation) == is_short
+        refusals = CudaDirect().refusals(
+            replace(problem, has_short_steps=is_short), "forward", H200
+        )
+        assert bool(refusals) != is_short
 
 
 def test_a_tile_takes_heads_that_lie_together() -> None:

@@ -11,6 +11,7 @@ from hypothesis import assume, given
 
 from cupyna.arrays import DeviceArray
 from cupyna.backends.hopper import CudaHopper
+from cupyna.dispatch import select
 from cupyna.kernels.hopper import tensor_map
 from cupyna.kernels.hopper.costs import key_tile_us, tile_us
 from cupyna.kernels.hopper.heuristics import hopper_choice
@@ -54,7 +55,7 @@ def rows(problem: Problem, heads: int, channels: int) -> DeviceArray:
 @given(problem=problems(dtypes=("float16", "bfloat16"), max_tokens=4096))
 def test_any_problem_gets_tiles_that_fit(problem: Problem) -> None:
     problem = replace(problem, head_dim=64, value_dim=64, has_bias=False)
-    assume(not CudaHopper.limits(problem, H200))
+    assume(not CudaHopper().refusals(problem, "forward", H200))
     choice = hopper_choice(problem, H200)
     assert choice.shape in HOPPER_SHAPES and choice.time_us > 0
     assert math.prod(choice.consumer_tile) == CONSUMER_ROWS
@@ -194,4 +195,4 @@ def test_other_devices_and_operations_are_left_to_the_portable_family() -> None:
     assert "stores no weights" in CudaHopper().refusals(LARGE, "qk", H200)[0]
     assert CudaHopper().refusals(LARGE, "forward", H200) == ()
     small = replace(LARGE, kernel_size=(3, 3), head_dim=32, value_dim=32)
-    assert "where the portable kernels take" in CudaHopper().refusals(small, "forward", H200)[0]
+    assert select(small, "forward", H200, None).name != "cuda-hopper"

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given
 
 from cupyna.backends.hopper import CudaHopper
+from cupyna.dispatch import select
 from cupyna.kernels.fused.params import Gradients
 from cupyna.kernels.hopper.gradient_heuristics import hopper_gradient_passes, passes_us
 from cupyna.kernels.hopper.gradient_params import pack_hopper_gradient
@@ -27,7 +28,7 @@ __all__ = ["encoded"]
 @given(problem=problems(dtypes=("float16", "bfloat16"), max_tokens=4096))
 def test_any_problem_gets_passes_that_fit(problem: Problem) -> None:
     problem = replace(problem, head_dim=64, value_dim=64, has_bias=False)
-    assume(not CudaHopper.limits(problem, H200, "backward"))
+    assume(not CudaHopper().refusals(problem, "backward", H200))
     for deterministic in (False, True):
         asked = replace(problem, deterministic=deterministic)
         passes = hopper_gradient_passes(asked, H200)
@@ -101,17 +102,17 @@ def test_blocks_stay_and_share_the_tiles() -> None:
     ],
 )
 def test_what_it_cannot_do_is_refused(change: dict, reason: str) -> None:
-    assert reason in CudaHopper.limits(replace(LARGE, **change), H200, "backward")[0]
+    assert reason in CudaHopper().refusals(replace(LARGE, **change), "backward", H200)[0]
 
 
 def test_it_is_chosen_where_it_is_expected_to_be_faster() -> None:
     for deterministic in (False, True):
         large = replace(LARGE, deterministic=deterministic)
-        assert CudaHopper().refusals(large, "backward", H200) == ()
+        assert select(large, "backward", H200, None).name == "cuda-hopper"
         choice = CudaHopper().choice(large, "backward", H200)
         numbers = 2 if deterministic else 2 + 128
         assert choice.workspace_bytes == 4 * numbers * 24 * 256 * 256
         assert choice.kernel.count("fused_gradient_sm90") == 1 + deterministic
     assert "needs compute capability 9.0" in CudaHopper().refusals(LARGE, "backward", A100)[0]
     small = replace(LARGE, kernel_size=(3, 3), head_dim=32, value_dim=32)
-    assert "where the portable kernels take" in CudaHopper().refusals(small, "backward", H200)[0]
+    assert select(small, "backward", H200, None).name == "cuda-window"

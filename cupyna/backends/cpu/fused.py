@@ -27,6 +27,7 @@ class CpuFused:
 
     name = "cpu-fused"
     method: Method = "fused"
+    is_lean = True
 
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec

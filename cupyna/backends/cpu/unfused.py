@@ -8,7 +8,7 @@ a way to compute the three; the softmax between them is the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -52,6 +52,8 @@ class CpuUnfused:
     name: str
     method: Method
     products: Products
+
+    is_lean: ClassVar[bool] = False
 
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec

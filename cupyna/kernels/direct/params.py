@@ -22,7 +22,6 @@ from .costs import DirectChoice, row_heads
 __all__ = [
     "DIRECT_GRADIENT_PARAMS",
     "DIRECT_PARAMS",
-    "has_short_steps",
     "pack_direct",
     "pack_direct_gradient",
 ]
@@ -52,13 +51,6 @@ DIRECT_PARAMS = np.dtype([("attention", ATTENTION_PARAMS), ("grid", DIRECT_GRID)
 DIRECT_GRADIENT_PARAMS = np.dtype(
     [("attention", GRADIENT_PARAMS), ("grid", DIRECT_GRID)], align=True
 )
-
-_MOST_STEP_BYTES = 2**31 - 1
-
-
-def has_short_steps(problem: Problem, *arrays: DeviceArray) -> bool:
-    """Whether neighbors of a dilation group lie as near to each other as the kernels count."""
-    return all(abs(step) <= _MOST_STEP_BYTES for array in arrays for step in _steps(problem, array))
 
 
 def pack_direct(

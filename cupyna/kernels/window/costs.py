@@ -16,19 +16,11 @@ from cupyna.geometry import Axis
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
 
-from ..fused.heuristics import (
-    fused_forward_choice,
-    fused_gradient_choices,
-    gradient_time_us,
-)
 from ..fused.params import axis_tiles
 from .shapes import WARP_ROWS, WINDOW_FORWARD_SHAPES, WINDOW_GRADIENT_SHAPES, WindowShape
 
 __all__ = [
     "WindowChoice",
-    "faster_window_choice",
-    "portable_backward_us",
-    "portable_forward_us",
     "window_backward_us",
     "window_forward_choice",
     "window_gradient_choices",
@@ -48,10 +40,10 @@ _LAUNCH_US = 8.7
 _ENOUGH_WARPS = 16
 _WAITING = 0.4
 
-# The general kernels' model is fitted to larger windows. Where windows are small they took longer
-# than it says, by these medians.
-_GENERAL_FORWARD = 1.2
-_GENERAL_BACKWARD = 1.5
+# Forward of boxes of few keys took up to 1.25 of that with 64 channels. With 128, where few were
+# measured, all are held to take longer by so much.
+_WIDE_CHANNELS = 128
+_WIDE = 1.15
 
 _SMEM_RESERVED_BYTES = 1024  # of each block, by the system
 _MOST_WARP_TILES = 32
@@ -169,41 +161,8 @@ def _cheapest(
     return min(choices, key=lambda choice: choice.time_us, default=None)
 
 
-def faster_window_choice(problem: Problem, device: DeviceSpec) -> WindowChoice | None:
-    """The cheapest where the models hold it faster than the general kernel, else None."""
-    window = window_forward_choice(problem, device)
-    if window is None:
-        return None
-    general_us = _GENERAL_FORWARD * fused_forward_choice(problem, device).time_us
-    return window if window.time_us < general_us else None
-
-
-def portable_forward_us(problem: Problem, device: DeviceSpec) -> float:
-    """What forward is expected to take with the faster of these kernels and the general one."""
-    general_us = fused_forward_choice(problem, device).time_us
-    window = window_forward_choice(problem, device)
-    return general_us if window is None else min(window.time_us, _GENERAL_FORWARD * general_us)
-
-
-def window_backward_us(problem: Problem, device: DeviceSpec) -> float:
-    """What backward is expected to take with these kernels."""
-    passes = window_gradient_choices(problem, device)
-    return math.inf if passes is None else _backward_us(problem, device, passes)
-
-
-def portable_backward_us(problem: Problem, device: DeviceSpec) -> float:
-    """What backward is expected to take with the faster of these kernels and the general ones."""
-    general_us = _general_backward_us(problem, device)
-    return min(window_backward_us(problem, device), general_us)
-
-
-def _general_backward_us(problem: Problem, device: DeviceSpec) -> float:
-    general = fused_gradient_choices(problem, device)
-    return _GENERAL_BACKWARD * gradient_time_us(problem, device, general)
-
-
-def _backward_us(
-    problem: Problem, device: DeviceSpec, passes: tuple[WindowChoice, WindowChoice]
+def window_backward_us(
+    problem: Problem, device: DeviceSpec, passes: tuple[WindowChoice, ...]
 ) -> float:
     """The passes, and another kernel that reads the outputs and their gradients before."""
     queries = problem.batch * problem.heads * math.prod(problem.spatial)
@@ -267,6 +226,8 @@ def _timed(problem: Problem, device: DeviceSpec, choice: WindowChoice, items: in
     blocks = resident * device.processors
     turns = -(-works // blocks) * resident if works > blocks else works / device.processors
     time_us = _LAUNCH_US + clocks * max(1.0, turns) / _CLOCKS_PER_US
+    if shape.head_dim == _WIDE_CHANNELS:
+        time_us *= _WIDE
     return WindowChoice(
         shape, choice.warp_tile, choice.warp_tiles, choice.slot_box, choice.column_tile,
         choice.pitch, choice.warps, time_us,
