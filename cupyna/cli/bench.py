@@ -85,6 +85,9 @@ def measure(
     allow_tf32: Annotated[
         bool, typer.Option("--allow-tf32", help="Let float32 products be rounded to TF32.")
     ] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Time methods with deterministic=True, too.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
     commit: Annotated[str, typer.Option(help="Name of the measured commit, for the file.")] = "",
     compare: Annotated[
@@ -127,7 +130,7 @@ def measure(
         plan = Plan(
             rows=_rows(suite or ([] if case else ["cases"]), case or []),
             dtypes=[one.value for one in dtype or (Dtype.FLOAT16, Dtype.FLOAT32)],
-            implementations=[*ours(method or METHODS, device), *peers],
+            implementations=[*ours(method or METHODS, device, deterministic), *peers],
             directions=[way for way in (*DIRECTIONS, *PIECES) if way in (direction or DIRECTIONS)],
             rounds=rounds,
             limit_s=limit,

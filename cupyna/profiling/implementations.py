@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -60,6 +60,12 @@ class Work:
     read: Callable[[Any], Mapping[str, Any]]
     about: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def expected_us(self) -> float:
+        """Time that our cost models expect; 0 for other libraries."""
+        passes = [part for part in self.about.values() if isinstance(part, Mapping)]
+        return sum((part["expected_us"] for part in passes), 0.0)
+
 
 class Implementation(Protocol):
     """Something that computes neighborhood attention, or what one would use instead."""
@@ -93,15 +99,17 @@ class Ours:
 
     is_ours = True
 
-    def __init__(self, method: Method, device: DeviceSpec) -> None:
-        self.name: str = method
+    def __init__(self, method: Method, device: DeviceSpec, deterministic: bool = False) -> None:
+        self.name = f"{method}, deterministic" if deterministic else str(method)
         self._method = method
         self._device = device
+        self._deterministic = deterministic
 
     def computes(self, problem: Problem) -> Problem:
         return problem
 
     def memory_bytes(self, problem: Problem, direction: Direction) -> int:
+        problem = replace(problem, deterministic=self._deterministic)
         try:
             return max(
                 self._backend(problem, operation)
@@ -113,6 +121,7 @@ class Ours:
             return 0
 
     def work(self, problem: Problem, tensors: Tensors, direction: Direction) -> Work:
+        problem = replace(problem, deterministic=self._deterministic)
         about: dict[str, Any] = {
             operation: _about(self._backend(problem, operation), problem, operation, self._device)
             for operation in _operations(direction)
@@ -125,6 +134,7 @@ class Ours:
         }  # fmt: skip
         if direction in PIECES:
             return _piece(direction, tensors, options, about)
+        options["deterministic"] = problem.deterministic
         if "sink_k" in tensors:
             return _with_sinks(direction, tensors, options, about)
         forward = partial(api.neighborhood_attention, q, k, v, **options)
@@ -222,8 +232,10 @@ class Forced:
         return tuple(results.values())
 
 
-def ours(names: Iterable[str], device: DeviceSpec) -> list[Implementation]:
-    """Our methods and backends of these names.
+def ours(
+    names: Iterable[str], device: DeviceSpec, deterministic: bool = False
+) -> list[Implementation]:
+    """Our methods and backends of these names; methods once more where asked to be deterministic.
 
     Raises
     ------
@@ -234,7 +246,9 @@ def ours(names: Iterable[str], device: DeviceSpec) -> list[Implementation]:
     found: list[Implementation] = []
     for name in names:
         if name in METHODS:
-            found.append(Ours(next(m for m in METHODS if m == name), device))
+            method = next(m for m in METHODS if m == name)
+            ways = (False, True) if deterministic else (False,)
+            found.extend(Ours(method, device, way) for way in ways)
         elif name in forced:
             found.append(Forced(forced[name], device))
         else:

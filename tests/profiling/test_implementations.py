@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cupyna import api
 from cupyna.arrays import Device
 from cupyna.devices import device_spec
 from cupyna.dispatch import backends
 from cupyna.problem import METHODS, Problem
 from cupyna.profiling.checks import Check
-from cupyna.profiling.implementations import DIRECTIONS, PIECES, Refused, ours
+from cupyna.profiling.implementations import DIRECTIONS, PIECES, Refused, Work, ours
 from cupyna.profiling.meter import random_tensors
 from cupyna.profiling.peers import PEERS, load
 from cupyna.profiling.peers.dense import Dense
@@ -57,6 +58,29 @@ def test_methods_and_forced_backends_give_right_results(name: str, direction: st
     assert not any(deviation.complaint for deviation in found.values())
     assert all(about["backend"] and about["kernel"] for about in work.about.values())
     assert implementation.memory_bytes(problem, direction) >= 0
+
+
+def test_deterministic_methods_stand_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = _problem()
+    asked = []
+    for name in ("neighborhood_attention", "neighborhood_attention_backward"):
+        call = getattr(api, name)
+        monkeypatch.setattr(
+            api, name, lambda *a, c=call, **k: asked.append(k["deterministic"]) or c(*a, **k)
+        )
+    found = ours(["fused", "cpu-fused"], CPU, deterministic=True)
+    assert [one.name for one in found] == ["fused", "fused, deterministic", "cpu-fused"]
+    for implementation in found[:2]:
+        implementation.work(problem, _tensors(problem), "forward+backward").run()
+    assert asked == [False, False, True, True]
+
+
+def test_other_libraries_expect_no_time() -> None:
+    assert Work(lambda: None, lambda _: {}, {"backend": "hopper-fna"}).expected_us == 0
+    (fused,) = ours(["fused"], CPU)
+    problem = _problem()
+    work = fused.work(problem, _tensors(problem), "forward+backward")
+    assert work.expected_us == sum(part["expected_us"] for part in work.about.values())
 
 
 @pytest.mark.parametrize("piece", PIECES)
