@@ -63,8 +63,8 @@ struct FusedForwardSm90 {
       ptx::prefetch_tensor_map(&params.q_map);
       ptx::prefetch_tensor_map(&params.k_map);
       ptx::prefetch_tensor_map(&params.v_map);
-      // Every warp of a consumer lets go by itself.
-      for (Gate& gate : shared.query_gate) gate.init(4);
+      // Every thread of a consumer lets assignments go, and every warp key tiles.
+      for (Gate& gate : shared.query_gate) gate.init(kGroupThreads);
       for (auto& barrier : shared.assigned) ptx::mbarrier_init(ptx::shared_address(&barrier), 1);
       for (Gate& gate : shared.key_gate) gate.init(4 * kConsumers);
       for (Gate& gate : shared.value_gate) gate.init(4 * kConsumers);
@@ -158,7 +158,15 @@ struct FusedForwardSm90 {
   }
 
   __device__ __forceinline__ void let_queries_go(int consumer) const {
-    if (threadIdx.x % 32 == 0) shared.query_gate[consumer].release();
+    shared.query_gate[consumer].release();
+  }
+
+  // Where a key tile begins: read by the lane that will let the tile go.
+  __device__ __forceinline__ Coordinate origin_of(const Ring& keys) const {
+    Coordinate origin = {};
+    if (threadIdx.x % 32 == 0) origin = shared.origins[keys.stage];
+    return Coordinate{__shfl_sync(kAllLanes, origin.x, 0), __shfl_sync(kAllLanes, origin.y, 0),
+                      __shfl_sync(kAllLanes, origin.z, 0)};
   }
 
   // All key tiles that the consumer's rows need.
@@ -173,7 +181,7 @@ struct FusedForwardSm90 {
     await_turn(consumer);
     Products::multiply_keys(scores, queries, shared.keys[keys.stage][0]);
     pass_turn(consumer);
-    Mask mask(masks, windows, shared.origins[keys.stage]);
+    Mask mask(masks, windows, origin_of(keys));
     ptx::wgmma_wait<0>();
     let_go(shared.key_gate, keys);
     if (count == 1) let_queries_go(consumer);
@@ -187,7 +195,7 @@ struct FusedForwardSm90 {
       shared.value_gate[values.stage].await_full(values.phase);
       Products::multiply_values(sums, weights, shared.values[values.stage][0]);
       pass_turn(consumer);
-      mask = Mask(masks, windows, shared.origins[keys.stage]);
+      mask = Mask(masks, windows, origin_of(keys));
       ptx::wgmma_wait<1>();
       let_go(shared.key_gate, keys);
       if (left == 1) let_queries_go(consumer);
