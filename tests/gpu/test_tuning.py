@@ -17,8 +17,9 @@ from cupyna.testing import expected_backward, expected_forward, inputs, stored_f
 
 from .libraries import each_gpu_library, get, put
 
+# What the general kernels alone serve: they are what is tuned.
 PROBLEMS = [
-    Problem(2, (40, 33), 4, 2, 64, 64, dtype, (9, 12), (1, 3), (2, 1), (False, True))
+    Problem(1, (40, 108), 4, 2, 64, 64, dtype, (38, 12), (1, 3), (1, 9), (False, True))
     for dtype in ("float16", "float32")
 ]  # fmt: skip
 
