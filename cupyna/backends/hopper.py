@@ -47,9 +47,12 @@ class CudaHopper:
                 f"finds no box of 64 queries that a dilation of {problem.dilation} leaves "
                 "within 256 tokens along each axis"
             )
-        if box_order(problem) == BoxOrder.HEADS_FOLDED and not _fills_blocks(problem):
+        # A box then has channels of the next head past those of its own, which no product takes.
+        compiled = _compiled_channels(operation)
+        fits = problem.head_dim == problem.value_dim and problem.head_dim in compiled
+        if box_order(problem) == BoxOrder.HEADS_FOLDED and not fits:
             reasons.append(
-                "needs a head_dim and value_dim of both 64, 128, 192 or 256 where there are "
+                f"needs a head_dim and value_dim of both {_listed(compiled)} where there are "
                 f"three axes and a batch, got {problem.head_dim} and {problem.value_dim}"
             )
         return tuple(reasons)
@@ -168,5 +171,15 @@ def _chosen(problem: Problem, device: DeviceSpec) -> HopperChoice:
     return hopper_choice(problem, device)
 
 
-def _fills_blocks(problem: Problem) -> bool:
-    return problem.head_dim == problem.value_dim and problem.head_dim % 64 == 0
+def _compiled_channels(operation: Operation) -> tuple[int, ...]:
+    """Channels that kernels multiply, in order."""
+    from ..kernels.hopper.gradient_shapes import HOPPER_GRADIENT_SHAPES
+    from ..kernels.hopper.shapes import HOPPER_SHAPES
+
+    shapes = HOPPER_GRADIENT_SHAPES if operation == "backward" else HOPPER_SHAPES
+    return tuple(sorted({shape.head_dim for shape in shapes}))
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    *others, last = map(str, numbers)
+    return f"{', '.join(others)} or {last}"

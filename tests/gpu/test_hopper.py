@@ -123,6 +123,16 @@ def test_more_tiles_than_processors(spatial, kernel_size, head_dim: int) -> None
     check(problem, inputs(problem))
 
 
+@pytest.mark.parametrize("head_dim", [32, 96, 192])
+def test_boxes_that_reach_into_the_next_head(head_dim: int) -> None:
+    problem = Problem(
+        2, (7, 9, 11), 3, 3, head_dim, head_dim, "float16",
+        (4, 5, 6), (1, 2, 1), (1, 1, 1), (False, True, False),
+    )  # fmt: skip
+    assert not CudaHopper().refusals(problem, "forward", device())
+    check(problem, inputs(problem))
+
+
 @pytest.mark.parametrize(
     "grid",
     [Schedule(3, 0, 5, True), Schedule(5, 2, 1, True), Schedule(200, 3), Schedule(4, 2, 7)],

@@ -116,6 +116,16 @@ def test_any_gradient(
     check(problem, given if scale is None else replace(given, scale=scale))
 
 
+@pytest.mark.parametrize("head_dim", [32, 96])
+def test_boxes_that_reach_into_the_next_head(head_dim: int) -> None:
+    problem = Problem(
+        2, (7, 9, 11), 4, 2, head_dim, head_dim, "float16",
+        (4, 5, 6), (1, 2, 1), (1, 1, 1), (False, True, False),
+    )  # fmt: skip
+    assert not CudaHopper().refusals(problem, "backward", device())
+    check(problem, inputs(problem))
+
+
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize(
     ("spatial", "kernel_size"), [((1100,), (500,)), ((41, 37), (13, 20)), ((11, 13, 17), (5, 9, 6))]

@@ -177,8 +177,8 @@ def test_boxes(encoded: list[tuple]) -> None:
         ),
         (
             {"spatial": (16, 16, 16), "kernel_size": (9, 9, 9), "stride": (1, 1, 1), "batch": 2,
-             "dilation": (1, 1, 1), "is_causal": (False,) * 3, "head_dim": 96, "value_dim": 96},
-            "three axes and a batch, got 96 and 96",
+             "dilation": (1, 1, 1), "is_causal": (False,) * 3, "head_dim": 80, "value_dim": 80},
+            "64, 96, 128, 192 or 256 where there are three axes and a batch, got 80 and 80",
         ),
     ],
 )  # fmt: skip
