@@ -86,7 +86,8 @@ def measure(
         bool, typer.Option("--allow-tf32", help="Let float32 products be rounded to TF32.")
     ] = False,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Time methods with deterministic=True, too.")
+        bool,
+        typer.Option("--deterministic", help="Time the fused method with deterministic=True, too."),
     ] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
     commit: Annotated[str, typer.Option(help="Name of the measured commit, for the file.")] = "",
@@ -154,7 +155,8 @@ def cpu() -> None:
 def _rows(suites: list[str], names: list[str]) -> list[Row]:
     from cupyna.profiling.problems import SUITES, find, rows
 
-    chosen = list(SUITES) if "all" in suites else suites
+    # The problems of "kernels" are those of the sweeps.
+    chosen = [suite for suite in SUITES if suite != "kernels"] if "all" in suites else suites
     return [row for suite in chosen for row in rows(suite)] + [find(name) for name in names]
 
 

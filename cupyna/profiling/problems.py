@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from ..problem import Problem
@@ -185,6 +185,7 @@ SUITES = {
     "scaling": "tokens, window and head_dim, each growing alone",
     "longest": "a sequence that doubles until it does not fit in memory",
     "patterns": "blocked, strided, dilated and causal windows beside sliding ones",
+    "kernels": "the three sweeps, to hold methods to each of their kernels",
 }
 
 
@@ -201,6 +202,8 @@ def rows(suite: str) -> tuple[Row, ...]:
         raise ValueError(f"suite must be one of {', '.join(SUITES)}, got {suite!r}")
     if suite in _SWEEP:
         return tuple(_sweep(suite))
+    if suite == "kernels":
+        return tuple(replace(row, suite=suite) for swept in _SWEEP for row in rows(swept))
     others = {
         "cases": _cases, "dense": _dense, "scaling": _scaling, "longest": _longest,
         "patterns": _patterns,

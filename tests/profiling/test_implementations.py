@@ -60,7 +60,7 @@ def test_methods_and_forced_backends_give_right_results(name: str, direction: st
     assert implementation.memory_bytes(problem, direction) >= 0
 
 
-def test_deterministic_methods_stand_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_deterministic_way_stands_beside_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = _problem()
     asked = []
     for name in ("neighborhood_attention", "neighborhood_attention_backward"):
@@ -68,8 +68,8 @@ def test_deterministic_methods_stand_beside_the_others(monkeypatch: pytest.Monke
         monkeypatch.setattr(
             api, name, lambda *a, c=call, **k: asked.append(k["deterministic"]) or c(*a, **k)
         )
-    found = ours(["fused", "cpu-fused"], CPU, deterministic=True)
-    assert [one.name for one in found] == ["fused", "fused, deterministic", "cpu-fused"]
+    found = ours(["fused", "gemm", "cpu-fused"], CPU, deterministic=True)
+    assert [one.name for one in found] == ["fused", "fused, deterministic", "gemm", "cpu-fused"]
     for implementation in found[:2]:
         implementation.work(problem, _tensors(problem), "forward+backward").run()
     assert asked == [False, False, True, True]

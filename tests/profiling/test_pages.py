@@ -205,6 +205,27 @@ def test_a_backend_that_was_held_to_stands_beside_what_the_method_chose(tmp_path
     assert "Geometric mean: 2.50x" in text and "| backward |" not in text
 
 
+def test_every_family_of_a_sweep_is_counted(tmp_path: Path) -> None:
+    results, generated = tmp_path / "results", tmp_path / "generated"
+    results.mkdir()
+    measured = []
+    for i, row in enumerate((*rows("kernels")[:2], rows("kernels")[-1])):
+        times = {"fused": 10.0, "cuda-fused": 12.0, "cuda-window": 10.0 if i else 8.0}
+        measured.append(_measured(row, "float16", times))
+        for name, record in measured[-1].records.items():
+            backend = "cuda-window" if name == "fused" and i else "cuda-fused"
+            record.about = {way: {way: {"backend": backend}} for way in ("forward", "backward")}
+    write(results / "a.json", HEAD, measured)
+    write_pages(tmp_path)
+    text = (generated / "families.md").read_text()
+    assert "*fused* over the sweep, float16, forward" in text
+    assert text.count("| 1-D | cuda-fused | 2 | 0 | 1 |") == 2
+    assert text.count("| 1-D | cuda-window | 2 | 2 | 1 |") == 2
+    assert text.count("| 3-D | cuda-window | 1 | 1 | 1 |") == 2
+    assert "1.077x in geometric mean, more than 1.03x on 1 of 3 problems" in text
+    assert f"the most: {rows('kernels')[0].name}: 1.25x." in text
+
+
 def test_models_stand_beside_the_papers(docs: Path) -> None:
     text = (docs / "generated" / "models.md").read_text()
     assert text.count("## H200\n") == 1
