@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,14 @@ import numpy as np
 import pytest
 
 from cupyna import fused
+from cupyna.arrays import Device, library_of
+from cupyna.backends.fused import CudaFused
+from cupyna.devices import device_spec
+from cupyna.execution import Execution
 from cupyna.kernels import cache, tuning
 from cupyna.kernels.fused import tuning as fused_tuning
-from cupyna.problem import Problem
+from cupyna.problem import Operation, Problem
+from cupyna.profiling.problems import rows
 from cupyna.testing import expected_backward, expected_forward, inputs, stored_forward
 
 from .libraries import each_gpu_library, get, put
@@ -62,6 +68,68 @@ def test_results_are_right_and_measured_once(
         assert len(list(folder.iterdir())) == 2
         fused_tuning._known.clear()
         monkeypatch.setattr(tuning, "repeated_us", refuse)
+
+
+@pytest.mark.gpu
+@pytest.mark.benchmark
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("operation", ["forward", "backward"])
+def test_the_model_takes_nearly_the_fastest_candidate(
+    operation: Operation, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cupy = pytest.importorskip("cupy")
+    device = device_spec(Device("cuda", 0))
+    ratios = {}
+
+    def judge(problem, operation, device, time_us):
+        trials = {}
+
+        def timed(passes):
+            trials[passes] = time_us(passes)
+            return trials[passes]
+
+        found = search(problem, operation, device, timed)
+        chosen = fused_tuning.model_passes(problem, operation, device)
+        taken = trials[chosen] if chosen in trials else timed(chosen)
+        ratios[row.name] = taken / min(trials.values())
+        return found
+
+    search = fused_tuning.fastest_passes
+    monkeypatch.setattr(fused_tuning, "fastest_passes", judge)
+    generator = cupy.random.default_rng(0)
+    for row in (*rows("paper-1d")[::12], *rows("paper-2d")[::12], *rows("paper-3d")[::9]):
+        problem = row.problem(dtype)
+        shape = (problem.batch, *problem.spatial, problem.heads, problem.head_dim)
+        q, k, v, dout, out, dq, dk, dv = (
+            generator.standard_normal(shape, "float32").astype(dtype) for _ in range(8)
+        )
+        lse = cupy.empty(shape[:-1], "float32")
+        workspaces = []
+
+        def empty(shape, dtype, workspaces=workspaces):
+            workspaces.append(cupy.empty(shape, dtype))
+            return library_of(workspaces[-1], "workspace").view(workspaces[-1])
+
+        stream = cupy.cuda.get_current_stream().ptr
+        execution = Execution(device, stream, empty, tune=True)
+        view = library_of(q, "q").view
+        inputs = [view(array) for array in (q, k, v)]
+        scale = problem.head_dim**-0.5
+        if operation == "forward":
+            CudaFused().forward(problem, scale, execution, *inputs, None, view(out), view(lse))
+        else:
+            given = [view(array) for array in (out, lse)]
+            gradients = [view(array) for array in (dq, dk, dv)]
+            CudaFused().forward(
+                problem, scale, dataclasses.replace(execution, tune=False), *inputs, None, *given
+            )
+            CudaFused().backward(
+                problem, scale, execution, view(dout), *inputs, None, *given, None, *gradients,
+                None,
+            )  # fmt: skip
+    print({name: round(ratio, 3) for name, ratio in ratios.items()})
+    assert np.mean(list(ratios.values())) <= 1.10
+    assert max(ratios.values()) <= 1.25
 
 
 @pytest.mark.gpu
