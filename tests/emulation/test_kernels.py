@@ -134,9 +134,19 @@ def test_backward(backend: Backend, problem: Problem) -> None:
     check_backward(backend, replace(problem, deterministic=True), inputs(problem))
 
 
+# A warp sums 64 channels of queries: all, all but some, and a warp of half or of no channels.
+_WIDE = [
+    (f"head-dim-{head_dim}-{value_dim}-{dtype}", Problem(
+        1, (11, 13), 2, 1, head_dim, value_dim, dtype, (3, 5), (1, 1), (1, 2), (False, True)
+    ))
+    for head_dim, value_dim, dtype in (
+        (256, 256, "float16"), (216, 136, "bfloat16"), (80, 256, "float16"),
+    )
+]  # fmt: skip
+
 ONE_PASS = [
     pytest.param(problem, id=name)
-    for name, problem in small_problems(BACKENDS["fused"][1])
+    for name, problem in (*small_problems(BACKENDS["fused"][1]), *_WIDE)
     if not BACKENDS["fused"][0].refusals(problem, "backward", H200)
     if heuristics.lone_gradient_choice(problem, H200) is not None
 ]

@@ -325,19 +325,23 @@ struct FusedGradientSm80
     }
   }
 
-  // dQ += dS K for the queries of a column tile. A warp takes 32 queries and 32 channels.
+  // Of dQ a warp takes 32 queries of a column tile and this part of the channels.
+  static constexpr int kQueryChannels = 2 * kHeadDim / (kWarps * kShares);
+  using QueryPart = float[2][kQueryChannels / 8][4];
+
+  // dQ += dS K for the queries of a column tile.
   __device__ __forceinline__ void sum_queries(const typename Tile::Place& place) const {
-    static_assert(!kSumsQueries || (kColumns == 64 && kHeadDim == 16 * kWarps * kShares),
+    static_assert(!kSumsQueries || (kColumns == 64 && kQueryChannels % QuerySums::kGroup == 0),
                   "warps share the queries and channels of a column tile");
     // With splits registers are too short to keep addresses from one tile to the next.
     const int lane = (kSplits ? ptx::lane_id() : threadIdx.x) % 32;
     const int warp = (kSplits ? ptx::computed_here(threadIdx.x) : threadIdx.x) / 32;
-    const int first_query = warp % 2 * 32, first_chunk = warp / 2 * 4;
+    const int first_query = warp % 2 * 32, first_channel = warp / 2 * kQueryChannels;
     const unsigned gradients =
         ptx::shared_address(shared.scores) +
         Columns::offset(lane / 16 * 8 + lane % 8, first_query / 8 + lane / 8 % 2);
-    const unsigned keys = Tile::address(shared.rows[0], lane % 16, first_chunk + lane / 16);
-    float sums[2][4][4] = {};
+    const unsigned keys = Tile::address(shared.rows[0], lane % 16, first_channel / 8 + lane / 16);
+    QueryPart sums = {};
     unsigned met = 0;  // a bit for each warp
 #pragma unroll
     for (int i = 0; i < kWarps; ++i) met |= static_cast<unsigned>(shared.has_met[i]) << i;
@@ -354,11 +358,11 @@ struct FusedGradientSm80
         }
       }
     }
-    add_queries(sums, place, first_query, first_chunk, lane);
+    add_queries(sums, place, first_query, first_channel, lane);
   }
 
   // The same for 16 keys; the lane's part of the first 16 lies at two places.
-  static __device__ __forceinline__ void multiply_queries(float (&sums)[2][4][4],
+  static __device__ __forceinline__ void multiply_queries(QueryPart& sums,
                                                           unsigned place_of_gradients,
                                                           unsigned place_of_keys, int depth) {
     unsigned gradients[2][4];
@@ -368,7 +372,7 @@ struct FusedGradientSm80
                                                   depth * 16 * kColumns * sizeof(T));
     }
 #pragma unroll
-    for (int pair = 0; pair < 2; ++pair) {
+    for (int pair = 0; pair < kQueryChannels / 16; ++pair) {
       unsigned keys[4];
       ptx::ldmatrix_x4_trans(
           keys, Tile::Rows::moved(place_of_keys, pair * 2) + depth * 16 * Products::kRowBytes);
@@ -380,14 +384,13 @@ struct FusedGradientSm80
     }
   }
 
-  __device__ __forceinline__ void add_queries(const float (&sums)[2][4][4],
+  __device__ __forceinline__ void add_queries(const QueryPart& sums,
                                               const typename Tile::Place& place, int first_query,
-                                              int first_chunk, int lane) const {
-    const int channel = first_chunk * 8;
-    if (channel >= params.head_dim) return;
+                                              int first_channel, int lane) const {
+    if (first_channel >= params.head_dim) return;
     const int length = QuerySums::row_length(SumOrder::kByThread, params.head_dim);
     float* const begin =
-        params.query_sums + place.query * length + channel + QuerySums::first_of(lane);
+        params.query_sums + place.query * length + first_channel + QuerySums::first_of(lane);
     // All is read before the first addition, which keeps registers until memory takes it.
     float* rows[4];
     bool is_there[4];
@@ -399,7 +402,13 @@ struct FusedGradientSm80
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      if (is_there[i]) QuerySums::add(rows[i], sums[i / 2], i % 2);
+      if (!is_there[i]) continue;
+#pragma unroll
+      for (int group = 0; group < kQueryChannels / QuerySums::kGroup; ++group) {
+        const int to = group * QuerySums::kGroup;
+        if (group > 0 && first_channel + to >= params.head_dim) break;
+        QuerySums::add(rows[i] + to, &sums[i / 2][to / 8], i % 2);
+      }
     }
   }
 
