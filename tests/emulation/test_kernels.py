@@ -134,9 +134,19 @@ def test_backward(backend: Backend, problem: Problem) -> None:
     check_backward(backend, replace(problem, deterministic=True), inputs(problem))
 
 
+# More than one tile. Above 128 channels a warp sums 64 of queries: all, half of them, or none.
+_WIDE = [
+    (f"head-dim-{head_dim}-{value_dim}-{dtype}", Problem(
+        1, (11, 13), 2, 1, head_dim, value_dim, dtype, (3, 5), (1, 1), (1, 2), (False, True)
+    ))
+    for head_dim, value_dim, dtype in (
+        (128, 96, "float16"), (256, 256, "float16"), (216, 136, "bfloat16"), (80, 256, "float16"),
+    )
+]  # fmt: skip
+
 ONE_PASS = [
     pytest.param(problem, id=name)
-    for name, problem in small_problems(BACKENDS["fused"][1])
+    for name, problem in (*small_problems(BACKENDS["fused"][1]), *_WIDE)
     if not BACKENDS["fused"][0].refusals(problem, "backward", H200)
     if heuristics.lone_gradient_choice(problem, H200) is not None
 ]

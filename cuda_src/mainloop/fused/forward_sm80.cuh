@@ -58,7 +58,9 @@ struct FusedForwardSm80
     const bool has_bias = kTakesBias && params.bias.data != nullptr;
     sign_queries(warp);
     load_queries(queries, warp);
-    for (int stage = 0, place = 0; Tile::arrive(stage, place); stage ^= 1) {
+    for (int stage = 0, place = 0; Tile::arrive(place); stage ^= 1) {
+      Tile::copy_next(stage, place);
+      Tile::continue_walk(place);
       const Coordinate origin = shared.walk[place].origin;
       const WarpBox box = shared.boxes[warp];
       if (Tile::meets(box.any, origin)) {

@@ -29,7 +29,7 @@
 #include "beside_sm80.cuh"
 #include "edges_sm80.cuh"
 #include "products_sm80.cuh"
-#include "query_sums.cuh"
+#include "query_products_sm80.cuh"
 #include "tile_sm80.cuh"
 
 namespace cupyna {
@@ -52,9 +52,13 @@ struct FusedGradientSm80
   // Whether shares compute a block of columns each; they sum over the blocks of both.
   static constexpr bool kSplits = kShares == 2 && kColumns == 2 * kBlock;
   static_assert(kShares == 1 || kSplits || kColumns == kBlock, "a share has a block or all");
+  // Whether shares, two warps of one scheduler, do the same things at different times: one
+  // multiplies while the other computes addresses.
+  static constexpr bool kTakesTurns = kSplits && kSumsQueries;
   static constexpr int kFragments = kRowTiles * kBlock / Products::kWeightDepth;
 
   using Columns = Swizzle<kColumns * 2>;
+  using Queries = QueryProductsSm80<T, kHeadDim, kColumns, kWarps * kShares>;
 
   template <bool kIsHanded>
   using Handed = uint4[kSplits && kIsHanded ? kShares * kWarps : 1]
@@ -90,7 +94,9 @@ struct FusedGradientSm80
     Sums second = {};  // dV
     const int warp = kShares == 1 ? threadIdx.x / 32 : threadIdx.x / 32 % kWarps;
     if constexpr (kRowsAreQueries) lay_statistics(warp);
-    for (int stage = 0, place = 0; Tile::arrive(stage, place); stage ^= 1) {
+    for (int stage = 0, place = 0; Tile::arrive(place); stage ^= 1) {
+      if (!kTakesTurns || share() == 0) Tile::copy_next(stage, place);
+      Tile::continue_walk(place);
       const Coordinate origin = shared.walk[place].origin;
       const WarpBox box = shared.boxes[warp];
       const bool has_met = Tile::meets(box.any, origin);
@@ -106,14 +112,26 @@ struct FusedGradientSm80
           }
         }
       }
+      if (kTakesTurns && share() == 1) Tile::copy_next(stage, place);
       if constexpr (kSumsQueries) {
         if (threadIdx.x % 32 == 0) shared.has_met[ptx::computed_here(warp)] = has_met;
       }
       if constexpr (kSumsQueries || kSplits) __syncthreads();
-      if constexpr (kSplits) {
-        if (has_met) sum_others(first, second, stage, warp);
+      if constexpr (kTakesTurns) {
+#pragma unroll 1
+        for (int turn = 0; turn < kShares; ++turn) {
+          if (share() != turn) {
+            sum_queries(shared.walk[place]);
+          } else if (has_met) {
+            sum_others(first, second, stage, warp);
+          }
+        }
+      } else {
+        if constexpr (kSplits) {
+          if (has_met) sum_others(first, second, stage, warp);
+        }
+        if constexpr (kSumsQueries) sum_queries(shared.walk[place]);
       }
-      if constexpr (kSumsQueries) sum_queries(shared.walk[place]);
       place = Tile::after(place);
     }
     store(first, second, warp);
@@ -325,82 +343,33 @@ struct FusedGradientSm80
     }
   }
 
-  // dQ += dS K for the queries of a column tile. A warp takes 32 queries and 32 channels.
+  // dQ += dS K for the queries of a column tile, a part of them and of the channels to a warp.
   __device__ __forceinline__ void sum_queries(const typename Tile::Place& place) const {
-    static_assert(!kSumsQueries || (kColumns == 64 && kHeadDim == 16 * kWarps * kShares),
-                  "warps share the queries and channels of a column tile");
+    static_assert(!kSumsQueries || Queries::kChannels % QuerySums::kGroup == 0,
+                  "warps share the channels of a column tile's queries");
     // With splits registers are too short to keep addresses from one tile to the next.
     const int lane = (kSplits ? ptx::lane_id() : threadIdx.x) % 32;
     const int warp = (kSplits ? ptx::computed_here(threadIdx.x) : threadIdx.x) / 32;
-    const int first_query = warp % 2 * 32, first_chunk = warp / 2 * 4;
-    const unsigned gradients =
-        ptx::shared_address(shared.scores) +
-        Columns::offset(lane / 16 * 8 + lane % 8, first_query / 8 + lane / 8 % 2);
-    const unsigned keys = Tile::address(shared.rows[0], lane % 16, first_chunk + lane / 16);
-    float sums[2][4][4] = {};
+    const int first_query = Queries::first_query(warp),
+              first_channel = Queries::first_channel(warp);
+    const unsigned gradients = Queries::place_of_gradients(shared.scores, first_query, lane);
+    const unsigned keys = Queries::place_of_keys(shared.rows[0], first_channel, lane);
+    typename Queries::Sums sums = {};
     unsigned met = 0;  // a bit for each warp
 #pragma unroll
     for (int i = 0; i < kWarps; ++i) met |= static_cast<unsigned>(shared.has_met[i]) << i;
     if (met == (1u << kWarps) - 1) {
 #pragma unroll
       for (int depth = 0; depth < Tile::kRows / 16; ++depth) {
-        multiply_queries(sums, gradients, keys, depth);
+        Queries::multiply(sums, gradients, keys, depth);
       }
     } else {
 #pragma unroll 1
       for (int depth = 0; depth < Tile::kRows / 16; ++depth) {
-        if (met >> (depth / kRowTiles) & 1) {
-          multiply_queries(sums, gradients, keys, depth);
-        }
+        if (met >> (depth / kRowTiles) & 1) Queries::multiply(sums, gradients, keys, depth);
       }
     }
-    add_queries(sums, place, first_query, first_chunk, lane);
-  }
-
-  // The same for 16 keys; the lane's part of the first 16 lies at two places.
-  static __device__ __forceinline__ void multiply_queries(float (&sums)[2][4][4],
-                                                          unsigned place_of_gradients,
-                                                          unsigned place_of_keys, int depth) {
-    unsigned gradients[2][4];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      ptx::ldmatrix_x4_trans(gradients[half], Columns::moved(place_of_gradients, half * 2) +
-                                                  depth * 16 * kColumns * sizeof(T));
-    }
-#pragma unroll
-    for (int pair = 0; pair < 2; ++pair) {
-      unsigned keys[4];
-      ptx::ldmatrix_x4_trans(
-          keys, Tile::Rows::moved(place_of_keys, pair * 2) + depth * 16 * Products::kRowBytes);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        ptx::mma_m16n8k16<T>(sums[half][2 * pair], gradients[half], keys[0], keys[1]);
-        ptx::mma_m16n8k16<T>(sums[half][2 * pair + 1], gradients[half], keys[2], keys[3]);
-      }
-    }
-  }
-
-  __device__ __forceinline__ void add_queries(const float (&sums)[2][4][4],
-                                              const typename Tile::Place& place, int first_query,
-                                              int first_chunk, int lane) const {
-    const int channel = first_chunk * 8;
-    if (channel >= params.head_dim) return;
-    const int length = QuerySums::row_length(SumOrder::kByThread, params.head_dim);
-    float* const begin =
-        params.query_sums + place.query * length + channel + QuerySums::first_of(lane);
-    // All is read before the first addition, which keeps registers until memory takes it.
-    float* rows[4];
-    bool is_there[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int query = first_query + i / 2 * 16 + i % 2 * 8 + lane / 4;
-      rows[i] = begin + static_cast<long long>(shared.tokens[query]) * length;
-      is_there[i] = Tile::is_not_past(shared.fields[query], place.last);
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (is_there[i]) QuerySums::add(rows[i], sums[i / 2], i % 2);
-    }
+    Queries::add(*this, sums, place, first_query, first_channel, lane);
   }
 
   // All is read that any warp reads of the rows, so their gradients take their place.

@@ -38,7 +38,7 @@ struct QuerySums {
   }
 
   // Adds a thread's part of one row of four tiles to 32 channels; `mine` is where it begins.
-  static __device__ __forceinline__ void add(float* mine, const float (&sums)[4][4], int half) {
+  static __device__ __forceinline__ void add(float* mine, const float (*sums)[4], int half) {
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
       const float (&four)[4] = sums[n];

@@ -165,16 +165,18 @@ struct FusedTileSm80 {
     __syncthreads();
   }
 
-  // Waits for the column tile of a place and begins to copy the next; false where the walk ended.
-  __device__ __forceinline__ bool arrive(int stage, int place) const {
+  // Waits for the column tile of a place; false where the walk ended.
+  __device__ __forceinline__ bool arrive(int place) const {
     ptx::copy_async_wait<0>();
     __syncthreads();  // this stage has arrived, and all warps are done with the other
-    if (!shared.walk[place].is_inside()) return false;
+    return shared.walk[place].is_inside();
+  }
+
+  // Begins to copy the thread's part of the column tile after a place.
+  __device__ __forceinline__ void copy_next(int stage, int place) const {
     const int next = after(place);
     if (shared.walk[next].is_inside()) copy_columns(shared.walk[next], stage ^ 1);
     ptx::copy_async_commit();
-    continue_walk(next);
-    return true;
   }
 
   // The tiles of rows along an axis.
@@ -279,12 +281,13 @@ struct FusedTileSm80 {
     return place == kPlaces - 1 ? 0 : place + 1;
   }
 
-  // Writes the place after `place`, where no one reads: two places behind.
+  // Writes the place two after `place`, where no one reads: one behind.
   __device__ __forceinline__ void continue_walk(int place) const {
-    if (threadIdx.x != 0) return;
-    Place next = shared.walk[place];
+    // Of warps that take turns, one that does not copy.
+    if (threadIdx.x != kThreads / kShares * (kShares - 1)) return;
+    Place next = shared.walk[after(place)];
     if (next.is_inside()) advance(next);
-    shared.walk[after(place)] = next;
+    shared.walk[after(after(place))] = next;
   }
 
   __device__ __forceinline__ void advance(Place& place) const {

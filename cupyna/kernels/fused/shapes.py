@@ -289,6 +289,7 @@ GRADIENT_SHAPES = (
     _lone_gradient(64, row_tiles=2, warps=4, column_block=32, blocks=2),
     _lone_gradient(128, row_tiles=1, warps=8, column_block=32, blocks=1),
     _lone_gradient(128, row_tiles=2, warps=4, column_block=32, blocks=1, shares=2),
+    _lone_gradient(256, row_tiles=1, warps=4, column_block=32, blocks=1, shares=2),
 )
 
 BIAS_SHAPES = (
