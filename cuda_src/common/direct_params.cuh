@@ -27,6 +27,7 @@ struct DirectGrid {
   unsigned heads_log2;  // of a block's tile
   unsigned head_tiles;  // of one batch entry
   unsigned planes;      // tiles of heads of all batch entries
+  unsigned sharers;     // neighboring runs that ask for columns ahead, for some each; or none does
 };
 
 struct DirectParams {

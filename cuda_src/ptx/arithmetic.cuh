@@ -1,5 +1,6 @@
 // Single arithmetic instructions that CUDA C++ has no exact name for.
-// PTX ISA: ex2.approx.ftz.f32, lg2.approx.ftz.f32, rcp.approx.ftz.f32, mad.wide.s32.
+// PTX ISA: ex2.approx.ftz.f32, lg2.approx.ftz.f32, rcp.approx.ftz.f32, mad.wide.s32,
+// prefetch.global.L2.
 #pragma once
 
 namespace cupyna::ptx {
@@ -51,6 +52,11 @@ __device__ __forceinline__ const char* moved(const char* from, int count, int st
 __device__ __forceinline__ unsigned computed_here(unsigned x) {
   asm volatile("" : "+r"(x));
   return x;
+}
+
+// Has a line of global memory brought to the second-level cache; nothing waits for it.
+__device__ __forceinline__ void prefetch(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
 
 }  // namespace cupyna::ptx

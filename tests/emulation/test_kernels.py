@@ -20,6 +20,8 @@ from cupyna.backends.padded import CudaPadded
 from cupyna.backends.window import CudaWindow
 from cupyna.execution import Backend, Execution
 from cupyna.kernels import launch, loader
+from cupyna.kernels.direct import costs as direct_costs
+from cupyna.kernels.direct.shapes import DIRECT_GRADIENT_SHAPES, DirectShape
 from cupyna.kernels.fused import heuristics
 from cupyna.kernels.gemm import products, schedule
 from cupyna.kernels.gemm.heuristics import gemm_plan
@@ -307,6 +309,31 @@ def test_few_keys(operation: Operation, problem: Problem, monkeypatch: pytest.Mo
         check_forward(CudaDirect(), problem, weights="float32")
     else:
         check_backward(CudaDirect(), problem, inputs(problem), weights="float32")
+
+
+LINES = {
+    # Short groups, whose columns neighboring runs ask for together.
+    "groups": Problem(2, (70,), 4, 2, 0, 0, "float32", (7,), (1,), (9,), (False,)),
+    "strides": Problem(1, (41,), 2, 2, 0, 0, "float32", (9,), (4,), (2,), (True,)),
+    "plane": Problem(1, (7, 11), 2, 1, 0, 0, "float32", (3, 5), (1, 2), (2, 1), (False, False)),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+@pytest.mark.parametrize(
+    "shape", [s for s in DIRECT_GRADIENT_SHAPES if s.item_bytes == 4 and s.side == "key"],
+    ids=lambda shape: f"{shape.lanes}-lanes-{shape.rows}-rows",
+)  # fmt: skip
+def test_few_keys_by_every_shape(
+    shape: DirectShape, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channels = 8 * shape.lanes
+    problem = replace(LINES[name], head_dim=channels, value_dim=channels - 8)
+    queries = tuple(s for s in DIRECT_GRADIENT_SHAPES if s.side == "query")
+    monkeypatch.setattr(direct_costs, "DIRECT_GRADIENT_SHAPES", (*queries, shape))
+    direct_costs.direct_passes.cache_clear()
+    check_backward(CudaDirect(), problem, inputs(problem), weights="float32")
+    direct_costs.direct_passes.cache_clear()
 
 
 ROWS = [

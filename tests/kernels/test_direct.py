@@ -93,6 +93,41 @@ def test_few_keys_far_apart_are_taken_one_by_one(
     assert all("direct" in kernel for kernel in choice.kernel.split(" + "))
 
 
+def test_runs_ask_ahead_where_one_line_of_columns_has_gaps() -> None:
+    def sharers(**fields: object) -> list[int]:
+        problem = line(dtype="float32", **fields)
+        passes = direct_passes(problem, "backward", H200)
+        assert passes is not None
+        for chosen in passes:
+            assert chosen.run_tile[-1] % max(chosen.sharers(problem), 1) == 0
+        return [chosen.sharers(problem) for chosen in passes]
+
+    plane = {"spatial": (64, 64), "stride": (1, 1), "is_causal": (False, False)}
+    assert sharers(kernel_size=(31,), dilation=(132,)) == [4, 4]
+    assert sharers(kernel_size=(3,), dilation=(7,)) == [1, 1]
+    assert sharers(kernel_size=(31,), dilation=(1,)) == [0, 0]
+    assert sharers(**plane, kernel_size=(1, 9), dilation=(1, 7)) == [4, 4]
+    assert sharers(**plane, kernel_size=(3, 9), dilation=(1, 7)) == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("spatial", "window", "dilation", "rows"),
+    [((4096,), 31, 132, 4), ((4096,), 31, 1, 4), ((64, 64), 3, 1, 2), ((32, 32, 32), 5, 1, 2)],
+)
+def test_runs_of_keys_are_as_long_as_pays(
+    spatial: tuple[int, ...], window: int, dilation: int, rows: int
+) -> None:
+    rank = len(spatial)
+    problem = line(
+        dtype="float32", head_dim=64, value_dim=64, spatial=spatial,
+        kernel_size=(window,) * rank, stride=(1,) * rank, dilation=(dilation,) * rank,
+        is_causal=(False,) * rank,
+    )  # fmt: skip
+    passes = direct_passes(problem, "backward", H200)
+    assert passes is not None
+    assert passes[1].shape.rows == rows
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_many_keys_are_left_to_tensor_cores(operation: Operation) -> None:
     problem = line(kernel_size=(127,), dilation=(1,))

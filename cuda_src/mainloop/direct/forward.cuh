@@ -11,7 +11,6 @@ template <typename T, int kLanes, int kRows, int kColumns>
 struct DirectForward {
   using Pairs = DirectPairs<T, kLanes, Side::kQuery, kRows, kColumns>;
   using Values = typename Pairs::Values;
-  using Bits = typename Pairs::Bits;
   static constexpr int kOwn = Pairs::kOwn;
 
   // Numbers of the arrays of rows.
@@ -62,11 +61,9 @@ struct DirectForward {
       for (int c = 0; c < kDirectChannels; ++c) outputs[t][c] = 0;
     }
     pairs.walk(params.k, params.v, batch, key_head,
-               [&](const typename Pairs::Line& line, const typename Pairs::Spot& spot) {
-                 Bits keys[kColumns], values[kColumns];
-                 pairs.fetch(line, spot.column, keys, values);
+               [&](const typename Pairs::Spot& spot, const typename Pairs::Columns& columns) {
                  float scores[Pairs::kPairs];
-                 pairs.multiply(keys, queries, scores);
+                 pairs.multiply(columns.first, queries, scores);
                  deal_sums<kLanes>(scores, pairs.lane);
                  float weights[kOwn];
 #pragma unroll
@@ -82,7 +79,7 @@ struct DirectForward {
                    weights[i] = ptx::exp2_approx(weights[i] - lowered_by);
                    total += weights[i];
                  }
-                 pairs.add(values, weights, outputs);
+                 pairs.add(columns.second, weights, outputs);
                });
     store(batch, head);
   }

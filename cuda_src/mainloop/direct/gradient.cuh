@@ -14,10 +14,15 @@ template <typename T, int kLanes, Side kSide, int kRows, int kColumns>
 struct DirectGradient {
   using Pairs = DirectPairs<T, kLanes, kSide, kRows, kColumns>;
   using Values = typename Pairs::Values;
-  using Bits = typename Pairs::Bits;
   using Line = typename Pairs::Line;
   using Spot = typename Pairs::Spot;
+  using Columns = typename Pairs::Columns;
   static constexpr int kOwn = Pairs::kOwn;
+
+  // What backward knows of the queries of the lane's own pairs.
+  struct Own {
+    Statistics of_pair[kOwn];
+  };
 
   // Numbers of the arrays of rows.
   static constexpr int kFirst = 2, kSecond = 3, kFirstGradient = 4, kSecondGradient = 5;
@@ -73,12 +78,10 @@ struct DirectGradient {
     pairs.load_rows(kSecond, params.dout, pairs.second_lane, batch, head, second_rows);
     const Statistics own = statistics_of_rows(batch, head);
     const int key_head = params.head_group == 1 ? head : head / params.head_group;
-    pairs.walk(params.k, params.v, batch, key_head, [&](const Line& line, const Spot& spot) {
-      Bits keys[kColumns], values[kColumns];
-      pairs.fetch(line, spot.column, keys, values);
+    pairs.walk(params.k, params.v, batch, key_head, [&](const Spot& spot, const Columns& columns) {
       float weights[kOwn], gradients[kOwn];
-      differentiate(keys, values, spot, head, [&](int) { return own; }, weights, gradients);
-      pairs.add(keys, gradients, first_sums);
+      differentiate(columns, spot, head, [&](int) { return own; }, weights, gradients);
+      pairs.add(columns.first, gradients, first_sums);
     });
     store(kFirstGradient, params.dq, pairs.first_lane, batch, head, first_sums, params.scale);
   }
@@ -89,23 +92,19 @@ struct DirectGradient {
     clear(second_sums);
     const int past_head = (key_head + 1) * params.head_group;
     for (int head = key_head * params.head_group; head < past_head; ++head) {
-      pairs.walk(params.q, params.dout, batch, head, [&](const Line& line, const Spot& spot) {
-        Bits queries[kColumns], douts[kColumns];
-        pairs.fetch(line, spot.column, queries, douts);
-        const DirectExtent(&along)[kAxes] = pairs.run().axis;
-        const int x = along[0].group + spot.x * params.axis[0].dilation;
-        const int y = along[1].group + spot.y * params.axis[1].dilation;
-        const Statistics* of_line = params.statistics + index_of(batch, head, x, y, along[2].group);
-        float weights[kOwn], gradients[kOwn];
-        const auto statistics = [&](int column) {
-          const int at = min_of(column, line.last) * params.axis[2].dilation;
-          const float2 found = __ldg(reinterpret_cast<const float2*>(of_line + at));
-          return Statistics{found.x, found.y};
-        };
-        differentiate(queries, douts, spot, head, statistics, weights, gradients);
-        pairs.add(queries, gradients, first_sums);
-        pairs.add(douts, weights, second_sums);
-      });
+      pairs.walk(
+          params.q, params.dout, batch, head,
+          [&](int x, int y) { return statistics_of_line(batch, head, x, y); },
+          [&](const Statistics* of_line, const Line& line, int column) {
+            return statistics_of_pairs(of_line, line, column);
+          },
+          [&](const Spot& spot, const Columns& columns, const Own& own) {
+            float weights[kOwn], gradients[kOwn];
+            differentiate(
+                columns, spot, head, [&](int i) { return own.of_pair[i]; }, weights, gradients);
+            pairs.add(columns.first, gradients, first_sums);
+            pairs.add(columns.second, weights, second_sums);
+          });
     }
     store(kFirstGradient, params.dk, pairs.first_lane, batch, key_head, first_sums, params.scale);
     store(kSecondGradient, params.dv, pairs.second_lane, batch, key_head, second_sums, 1);
@@ -113,13 +112,12 @@ struct DirectGradient {
 
   // Weights of the lane's own pairs, and the gradients of their scores.
   template <typename Found>
-  __device__ __forceinline__ void differentiate(const Bits (&first)[kColumns],
-                                                const Bits (&second)[kColumns], const Spot& spot,
-                                                int head, Found statistics, float (&weights)[kOwn],
+  __device__ __forceinline__ void differentiate(const Columns& columns, const Spot& spot, int head,
+                                                Found statistics, float (&weights)[kOwn],
                                                 float (&gradients)[kOwn]) const {
     float scores[Pairs::kPairs], products[Pairs::kPairs];
-    pairs.multiply(first, first_rows, scores);
-    pairs.multiply(second, second_rows, products);
+    pairs.multiply(columns.first, first_rows, scores);
+    pairs.multiply(columns.second, second_rows, products);
     deal_sums<kLanes>(scores, pairs.lane);
     deal_sums<kLanes>(products, pairs.lane);
 #pragma unroll
@@ -128,12 +126,36 @@ struct DirectGradient {
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
       const int column = spot.column + pairs.own_column(i);
-      const Statistics found = statistics(column);
+      const Statistics found = statistics(i);
       const bool is_met = spot.own.contains(column);
       const float weight = ptx::exp2_approx(scores[i] - found.lse_log2);
       weights[i] = is_met ? weight : 0.f;
       gradients[i] = is_met ? weight * (products[i] - found.delta) : 0.f;
     }
+  }
+
+  // What the pass over queries left of a line of them, from the first of the dilation group on.
+  __device__ __forceinline__ const Statistics* statistics_of_line(int batch, int head, int x,
+                                                                  int y) const {
+    const DirectExtent(&along)[kAxes] = pairs.run().axis;
+    return params.statistics + index_of(batch, head, along[0].group + x * params.axis[0].dilation,
+                                        along[1].group + y * params.axis[1].dilation,
+                                        along[2].group);
+  }
+
+  // Those of the lane's own pairs. They are on their way together with the columns: a load that is
+  // asked for where it is needed costs a step as much as all others.
+  __device__ __forceinline__ Own statistics_of_pairs(const Statistics* of_line, const Line& line,
+                                                     int first_column) const {
+    Own found;
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const int column = min_of(first_column + pairs.own_column(i), line.last);
+      const Statistics* const at = of_line + column * params.axis[2].dilation;
+      const float2 two = __ldg(reinterpret_cast<const float2*>(at));
+      found.of_pair[i] = Statistics{two.x, two.y};
+    }
+    return found;
   }
 
   // What backward knows of the lane's own row; it is stored for the pass over keys.

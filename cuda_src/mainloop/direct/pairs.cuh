@@ -66,6 +66,11 @@ struct DirectPairs {
     Interval own;
   };
 
+  // A few columns of both arrays.
+  struct Columns {
+    Bits first[kColumns], second[kColumns];
+  };
+
   const AttentionParams& params;
   const DirectGrid& grid;
   const unsigned lane, group;
@@ -160,13 +165,18 @@ struct DirectPairs {
     }
   }
 
-  // Calls `visit(line, spot)` for all columns, a few at a time. The arrays of columns are the first
-  // two.
-  template <typename Visit>
+  // Calls `visit(spot, columns, beside)` for all columns, a few at a time. The arrays of columns
+  // are the first two. What else is wanted of columns is fetched with them: `mark(x, y)` is found
+  // once for each place along x and y, and `read(mark, line, column)` gives what stands beside.
+  template <typename Mark, typename Read, typename Visit>
   __device__ __forceinline__ void walk(const Array& first, const Array& second, int batch, int head,
-                                       Visit visit) const {
+                                       Mark mark, Read read, Visit visit) const {
     const char* const first_begin = first_column(0, first, first_lane, batch, head);
     const char* const second_begin = first_column(1, second, second_lane, batch, head);
+    if (grid.sharers > 0) {
+      ask(0, first, batch, head, params.head_dim, grid.first_step);
+      ask(1, second, batch, head, params.value_dim, grid.second_step);
+    }
     for (int x_step = 0; x_step < run().axis[0].steps; ++x_step) {
       for (int y_step = 0; y_step < run().axis[1].steps; ++y_step) {
         const DirectExtent(&along)[kAxes] = run().axis;
@@ -175,24 +185,28 @@ struct DirectPairs {
             along[0].begin + x_step < along[0].end && along[1].begin + y_step < along[1].end;
         const Line line{at(first_begin, grid.first_step, x, y),
                         at(second_begin, grid.second_step, x, y), along[2].end - 1};
+        const auto here = mark(x, y);
         Spot spot{x, y, along[2].begin, {own.begin, is_inside ? own.end : 0}};
         const int past = spot.column + along[2].steps;
 #pragma unroll 1
-        for (; spot.column < past; spot.column += kColumns) visit(line, spot);
+        for (; spot.column < past; spot.column += kColumns) {
+          Columns columns;
+          fetch(line, spot.column, columns);
+          visit(spot, columns, read(here, line, spot.column));
+        }
       }
     }
   }
 
-  // The next columns of both arrays; all their loads are under way together. Those past the last,
-  // which is repeated, have no weight.
-  __device__ __forceinline__ void fetch(const Line& line, int column, Bits (&first)[kColumns],
-                                        Bits (&second)[kColumns]) const {
-#pragma unroll
-    for (int i = 0; i < kColumns; ++i) {
-      const int at = min_of(column + i, line.last);
-      fetch(ptx::moved(line.first, at, grid.first_step[2]), first_lane, first[i]);
-      fetch(ptx::moved(line.second, at, grid.second_step[2]), second_lane, second[i]);
-    }
+  // The same where nothing stands beside columns: `visit(spot, columns)`.
+  template <typename Visit>
+  __device__ __forceinline__ void walk(const Array& first, const Array& second, int batch, int head,
+                                       Visit visit) const {
+    struct Nothing {};
+    walk(
+        first, second, batch, head, [](int, int) { return Nothing{}; },
+        [](Nothing, const Line&, int) { return Nothing{}; },
+        [&](const Spot& spot, const Columns& columns, Nothing) { visit(spot, columns); });
   }
 
   // The lane's part of the products of columns and the rows.
@@ -262,6 +276,36 @@ struct DirectPairs {
   }
 
  private:
+  // The next columns of both arrays; all their loads are under way together. Those past the last,
+  // which is repeated, have no weight.
+  __device__ __forceinline__ void fetch(const Line& line, int column, Columns& columns) const {
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+      const int at = min_of(column + i, line.last);
+      fetch(ptx::moved(line.first, at, grid.first_step[2]), first_lane, columns.first[i]);
+      fetch(ptx::moved(line.second, at, grid.second_step[2]), second_lane, columns.second[i]);
+    }
+  }
+
+  // Has the only line of columns come near before they are loaded. Neighboring runs see nearly the
+  // same ones, and each asks for some.
+  __device__ __forceinline__ void ask(int index, const Array& array, int batch, int head,
+                                      int channels, const int (&steps)[kAxes]) const {
+    constexpr int kLineBytes = 128;
+    constexpr int kPieces = (kLanes * kDirectChannels * sizeof(T) + kLineBytes - 1) / kLineBytes;
+    constexpr int kTogether = kLanes / kPieces;  // columns
+    const DirectExtent(&along)[kAxes] = run().axis;
+    const int piece = lane % kPieces * (kLineBytes / sizeof(T));
+    if (piece >= channels) return;
+    const T* const column = begin<const T>(index, array, batch, head) + piece;
+    const char* const line =
+        at(reinterpret_cast<const char*>(column), steps, along[0].begin, along[1].begin);
+    const int turn = along[2].row / kRows % grid.sharers + lane / kPieces * grid.sharers;
+    for (int z = along[2].begin + turn; z < along[2].end; z += kTogether * grid.sharers) {
+      ptx::prefetch(ptx::moved(line, z, steps[2]));
+    }
+  }
+
   // From the query to the key.
   static __device__ __forceinline__ int distance(int column, int row) {
     return kSide == Side::kQuery ? column - row : row - column;

@@ -42,7 +42,7 @@ DIRECT_GRID = np.dtype(
         ("axis", DIRECT_AXIS, AXES),
         ("first_step", np.int32, AXES),
         ("second_step", np.int32, AXES),
-        *((name, np.uint32) for name in ("heads_log2", "head_tiles", "planes")),
+        *((name, np.uint32) for name in ("heads_log2", "head_tiles", "planes", "sharers")),
     ],
     align=True,
 )
@@ -112,6 +112,7 @@ def _fill_grid(
     grid["heads_log2"] = chosen.heads.bit_length() - 1
     grid["head_tiles"] = row_heads(problem, chosen.shape) // chosen.heads
     grid["planes"] = chosen.planes(problem)
+    grid["sharers"] = chosen.sharers(problem)
 
 
 def _steps(problem: Problem, array: DeviceArray) -> tuple[int, ...]:

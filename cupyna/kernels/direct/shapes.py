@@ -90,9 +90,14 @@ DIRECT_FORWARD_SHAPES = tuple(
     for lanes in _LANES
 )
 
-DIRECT_GRADIENT_SHAPES = tuple(
-    DirectShape(item_bytes, lanes, rows=2, columns=2, blocks=blocks, gradient=side)
-    for side, blocks in _SIDES
-    for item_bytes in (2, 4)
-    for lanes in _LANES
+DIRECT_GRADIENT_SHAPES = (
+    *(
+        DirectShape(item_bytes, lanes, rows=2, columns=2, blocks=blocks, gradient=side)
+        for side, blocks in _SIDES
+        for item_bytes in (2, 4)
+        for lanes in _LANES
+    ),
+    # Four keys to a run take a tenth less where windows have many keys along the last axis, and
+    # where groups are short.
+    *(DirectShape(4, lanes, rows=4, columns=2, blocks=2, gradient="key") for lanes in (8, 16)),
 )

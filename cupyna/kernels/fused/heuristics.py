@@ -43,6 +43,10 @@ _COLUMN_TILE = 323.0
 _TILE = 1880.0
 _PAIR_OF_TILES = 6200.0
 _TALL_SPLIT = 0.8
+# How much longer products of float32 take where few columns at a time meet rows that are split into
+# TF32 numbers anew for each. From backward of 150 problems of the sweep.
+_FEW_COLUMNS = 16
+_SPLIT_AGAIN = 1.17
 _CLOCKS_PER_US = 1700.0
 _LAUNCH_US = 3.0
 
@@ -231,11 +235,19 @@ def _time_us(
         multiplications += (1 if shape.direction == "forward" else 2) * (shape.shares - 1)
     if shape.splits and shape.row_tiles > 1:
         multiplications *= _TALL_SPLIT
+    multiplied = products
     if shape.item_bytes == 4:  # TF32 has half the rate of 16-bit elements
-        multiplications *= 2 if problem.allow_tf32 and shape.has_tf32 else 6
+        rounds = problem.allow_tf32 and shape.has_tf32
+        multiplications *= 2 if rounds else 6
+        if shape.direction == "gradient" and not rounds:
+            # Products of three take so long that warps that skip a tile wait for those that do not.
+            multiplied = block.computed_products * padding
+            if shape.column_block <= _FEW_COLUMNS:
+                multiplications *= _SPLIT_AGAIN
     # Keys meet the queries of every head that reads theirs.
     clocks_of_heads = problem.heads * (
-        products * (multiplications * shape.head_dim * _MULTIPLY + _SOFTMAX)
+        multiplied * multiplications * shape.head_dim * _MULTIPLY
+        + products * _SOFTMAX
         + masked * _MASK
         + chunks * _COPY
         + block.box_tiles * column_tile_clocks

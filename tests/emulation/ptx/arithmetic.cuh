@@ -12,6 +12,7 @@ inline unsigned lane_id() { return threadIdx.x % emulation::kWarp; }
 inline const char* moved(const char* from, int count, int step_bytes) {
   return from + static_cast<long long>(count) * step_bytes;
 }
+inline void prefetch(const void*) {}
 inline unsigned computed_here(unsigned x) { return x; }
 
 }  // namespace cupyna::ptx
