@@ -17,9 +17,12 @@ struct WindowAxis {
 struct WindowGrid {
   WindowAxis axis[kAxes];
   int blocks_of_slots;  // of a warp's box
-  int box_tokens;       // of shared memory
-  int kv_heads;
-  unsigned works;  // tiles of all heads and batch entries
+  int steps_of_slots;   // the same by sixteens
+  int box_tokens;       // of shared memory, for all heads of a block
+  int head_tokens;      // and for one
+  int heads;            // heads of the columns that a block has side by side
+  int head_blocks;      // and how many blocks share all of them
+  unsigned works;       // tiles of all blocks' heads and batch entries
 };
 
 struct WindowParams {

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["CudaWindow"]
 
 _DTYPES = ("float16", "bfloat16")
-_MOST_CHANNELS = {"forward": 128, "backward": 64}
+_MOST_CHANNELS = {"forward": 128, "backward": 128}
 
 
 class CudaWindow:

@@ -30,7 +30,7 @@ from cupyna.kernels.hopper import tensor_map
 from cupyna.kernels.window import costs
 from cupyna.kernels.window.launches import launch_window_ring
 from cupyna.kernels.window.ring_costs import WindowRingChoice, window_ring_choices
-from cupyna.kernels.window.shapes import WINDOW_FORWARD_SHAPES
+from cupyna.kernels.window.shapes import WINDOW_FORWARD_SHAPES, WINDOW_GRADIENT_SHAPES
 from cupyna.problem import DeviceSpec, Operation, Problem
 from cupyna.testing import (
     Inputs,
@@ -288,6 +288,31 @@ def test_gradients_of_small_windows(problem: Problem, monkeypatch: pytest.Monkey
     device = replace(H200, processors=2)
     few = Execution(device, 0, Memory().workspace)
     monkeypatch.setitem(globals(), "execution", lambda _: few)
+    check_backward(CudaWindow(), problem, inputs(problem))
+
+
+SHORT_GROUPS = [
+    Problem(2, (40,), 4, 4, 32, 24, "float16", (7,), (1,), (3,), (False,)),
+    Problem(2, (11, 9), 6, 6, 64, 56, "float16", (3, 3), (1, 1), (3, 2), (False, False)),
+    Problem(2, (5, 6, 7), 4, 4, 128, 120, "float16", (2, 3, 2), (1,) * 3, (2, 1, 3), (False,) * 3),
+]
+
+
+@pytest.mark.parametrize("problem", SHORT_GROUPS, ids=["1d", "2d", "3d"])
+def test_heads_side_by_side(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = replace(H200, processors=1)
+    few = Execution(device, 0, Memory().workspace)
+    monkeypatch.setitem(globals(), "execution", lambda _: few)
+    passes = []
+    for side in (None, "query", "key"):
+        shapes = (*WINDOW_FORWARD_SHAPES, *WINDOW_GRADIENT_SHAPES)
+        shape = next(s for s in shapes if s.gradient == side and s.serves(problem))
+        choices = costs.window_choices(problem, H200, shape)
+        passes.append(max(choices, key=lambda one: (one.heads, -one.time_us)))
+    assert all(chosen.heads == problem.heads for chosen in passes)
+    monkeypatch.setattr(costs, "window_forward_choice", lambda *_: passes[0])
+    monkeypatch.setattr(costs, "window_gradient_choices", lambda *_: tuple(passes[1:]))
+    check_forward(CudaWindow(), problem)
     check_backward(CudaWindow(), problem, inputs(problem))
 
 

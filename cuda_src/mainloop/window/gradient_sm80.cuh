@@ -8,8 +8,8 @@
 //     rows are queries:  dQ += dS K
 //     rows are keys:     dV += P^T dO,  dK += dS^T Q     (P and dS are held transposed)
 //
-// A small kernel finds the log-sum-exp and delta of each query before. Those of columns lie in the
-// padding of the tokens' rows.
+// A small kernel finds the log-sum-exp and delta of each query before. They lie in the padding of
+// the queries' rows.
 #pragma once
 
 #include "../../common/pack.cuh"
@@ -32,7 +32,20 @@ struct WindowGradientSm80 : WindowWalkSm80<T, kHeadDim, kSlots, kSide, 2, 1> {
 
   static constexpr bool kRowsAreQueries = kSide == Side::kQuery;
   static constexpr int kDepths = kHeadDim / 16;
-  using Fragments = unsigned[kDepths][4];
+  static constexpr int kSteps = kSlots / 16;  // of a block of slots
+
+  // More channels leave no registers for several steps at a time.
+  static constexpr bool kUnrolled = kHeadDim <= 64;
+
+  // Both arrays of the rows stay in registers where they leave enough for the sums.
+  static constexpr bool kSecondInRegisters = kRowsAreQueries || kHeadDim <= 64;
+
+  struct Rows {
+    unsigned first[kDepths][4];
+    unsigned second[kSecondInRegisters ? kDepths : 1][4];
+    unsigned place;       // of the lane's part of the second array's first fragment
+    Statistics known[2];  // of a thread's two, where they are queries
+  };
 
   const GradientParams& params;
 
@@ -43,11 +56,18 @@ struct WindowGradientSm80 : WindowWalkSm80<T, kHeadDim, kSlots, kSide, 2, 1> {
   __device__ __forceinline__ void run() {
     Walk::run(
         [this](const Work& work, const WarpTile& tile, int side, unsigned char* rows, auto go_on) {
-          Fragments first, second;
-          load(first, rows);
-          load(second, rows + Tile::kArrayBytes);
-          go_on();
-          if (tile.head >= 0) attend(work, tile, side, first, second);
+          Rows held;
+          const unsigned place =
+              ptx::shared_address(rows) + lane % 16 * Tile::kRowBytes + lane / 16 * 16;
+          held.place = place + Tile::kArrayBytes;
+          load(held.first, place);
+          if constexpr (kRowsAreQueries) load_statistics(held, rows);
+          if constexpr (kSecondInRegisters) {
+            load(held.second, held.place);
+            go_on();
+          }
+          if (tile.head >= 0) attend(work, tile, side, held);
+          if constexpr (!kSecondInRegisters) go_on();
         });
   }
 
@@ -57,36 +77,33 @@ struct WindowGradientSm80 : WindowWalkSm80<T, kHeadDim, kSlots, kSide, 2, 1> {
     return {params.k, params.v, params.q, params.dout, params.statistics};
   }
 
-  __device__ __forceinline__ void load(Fragments& fragments, const unsigned char* rows) const {
-    const unsigned place = ptx::shared_address(rows) + lane % 16 * Tile::kRowBytes + lane / 16 * 16;
+  static __device__ __forceinline__ void load(unsigned (&fragments)[kDepths][4], unsigned place) {
 #pragma unroll
     for (int depth = 0; depth < kDepths; ++depth) {
       ptx::ldmatrix_x4(fragments[depth], place + depth * 32);
     }
   }
 
+  __device__ __forceinline__ void load_statistics(Rows& held, const unsigned char* rows) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      held.known[half] = *reinterpret_cast<const Statistics*>(
+          rows + (lane / 4 + 8 * half) * Tile::kRowBytes + kHeadDim * 2);
+    }
+  }
+
   __device__ __forceinline__ void attend(const Work& work, const WarpTile& tile, int side,
-                                         const Fragments& first_rows,
-                                         const Fragments& second_rows) const {
+                                         const Rows& rows) const {
     const unsigned fields[2] = {tile.corner + Tile::fixed().rows[lane / 4].field,
                                 tile.corner + Tile::fixed().rows[lane / 4 + 8].field};
-    Statistics of_rows[2] = {};
-    if constexpr (kRowsAreQueries) {
-      const Statistics* statistics = Tile::statistics_of(work, tile.head);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        if (Tile::is_not_past(Tile::fixed().rows[lane / 4 + 8 * half], tile.last)) {
-          of_rows[half] = statistics[Tile::token_of(work, position(work, fields[half]))];
-        }
-      }
-    }
     Sums first = {};   // dQ or dK
     Sums second = {};  // dV
     const Coordinate again = unpack_fields(tile.again);
+    const int last = (again.x ? 1 : 0) | (again.y ? 2 : 0) | (again.z ? 4 : 0);
 #pragma unroll 1
-    for (int pass = 0; pass < (Tile::kPasses == 1 ? 1 : 8); ++pass) {
+    for (int pass = 0; pass <= (Tile::kPasses == 1 ? 0 : last); ++pass) {
+      if (pass & ~last) continue;
       const Coordinate at{pass & 1, pass >> 1 & 1, pass >> 2};
-      if ((at.x && !again.x) || (at.y && !again.y) || (at.z && !again.z)) continue;
       const int moved = at.x * again.x * window.axis[0].pitch +
                         at.y * again.y * window.axis[1].pitch + at.z * again.z;
       const unsigned char* corner = Tile::tokens() + tile.columns + moved * Tile::kTokenBytes;
@@ -96,11 +113,17 @@ struct WindowGradientSm80 : WindowWalkSm80<T, kHeadDim, kSlots, kSide, 2, 1> {
       for (int block = 0; block < window.blocks_of_slots; ++block) {
         const unsigned* below = Tile::below() + block * 4 + lane % 4;
         const unsigned held[2] = {bounds[0].bits(below), bounds[1].bits(below)};
+        const auto take = [&](int step) {
+          multiply(first, second, rows, corner, Tile::offsets() + block * kSlots + step * 16,
+                   {held[0] >> 4 * step, held[1] >> 4 * step});
+        };
+        const int left = min_of(window.steps_of_slots - block * kSteps, kSteps);
+        if (kUnrolled && left > kSteps / 2) {
 #pragma unroll
-        for (int depth = 0; depth < kSlots / 16; ++depth) {
-          multiply(first, second, first_rows, second_rows, of_rows, corner,
-                   Tile::offsets() + block * kSlots + depth * 16,
-                   {held[0] >> 4 * depth, held[1] >> 4 * depth});
+          for (int step = 0; step < kSteps; ++step) take(step);
+        } else {
+#pragma unroll 1
+          for (int step = 0; step < left; ++step) take(step);
         }
       }
     }
@@ -114,23 +137,36 @@ struct WindowGradientSm80 : WindowWalkSm80<T, kHeadDim, kSlots, kSide, 2, 1> {
   };
 
   // Sixteen slots.
-  __device__ __forceinline__ void multiply(Sums& first, Sums& second, const Fragments& first_rows,
-                                           const Fragments& second_rows,
-                                           const Statistics (&of_rows)[2],
+  __device__ __forceinline__ void multiply(Sums& first, Sums& second, const Rows& rows,
                                            const unsigned char* corner, const int* offsets,
                                            const Held& held) const {
     float weights[2][4] = {}, gradients[2][4] = {};
+    const float less[4] = {-rows.known[0].delta, -rows.known[0].delta, -rows.known[1].delta,
+                           -rows.known[1].delta};
     const unsigned begin = ptx::shared_address(corner);
     const unsigned place = begin + offsets[lane / 16 * 8 + lane % 8] + lane / 8 % 2 * 16;
 #pragma unroll
     for (int depth = 0; depth < kDepths; ++depth) {
-      unsigned column[4];
+      unsigned column[4], row[4];
       ptx::ldmatrix_x4(column, place + depth * 32);
-      ptx::mma_m16n8k16<T>(weights[0], first_rows[depth], column[0], column[1]);
-      ptx::mma_m16n8k16<T>(weights[1], first_rows[depth], column[2], column[3]);
+      ptx::mma_m16n8k16<T>(weights[0], rows.first[depth], column[0], column[1]);
+      ptx::mma_m16n8k16<T>(weights[1], rows.first[depth], column[2], column[3]);
+      if constexpr (kSecondInRegisters) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) row[i] = rows.second[depth][i];
+      } else {
+        ptx::ldmatrix_x4(row, rows.place + depth * 32);
+      }
       ptx::ldmatrix_x4(column, place + kHeadDim * 2 + depth * 32);
-      ptx::mma_m16n8k16<T>(gradients[0], second_rows[depth], column[0], column[1]);
-      ptx::mma_m16n8k16<T>(gradients[1], second_rows[depth], column[2], column[3]);
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        // Where a row is a query, its products start from what is taken from them.
+        if (kRowsAreQueries && depth == 0) {
+          ptx::mma_m16n8k16_onto<T>(gradients[n], less, row, column[2 * n], column[2 * n + 1]);
+        } else {
+          ptx::mma_m16n8k16<T>(gradients[n], row, column[2 * n], column[2 * n + 1]);
+        }
+      }
     }
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
@@ -142,10 +178,12 @@ struct WindowGradientSm80 : WindowWalkSm80<T, kHeadDim, kSlots, kSide, 2, 1> {
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const Statistics& known = kRowsAreQueries ? of_rows[i / 2] : of_columns[i % 2];
-        const float weight = ptx::exp2_approx(weights[n][i] * params.scale_log2 - known.lse_log2);
+        const float lse_log2 =
+            kRowsAreQueries ? rows.known[i / 2].lse_log2 : of_columns[i % 2].lse_log2;
+        const float weight = ptx::exp2_approx(weights[n][i] * params.scale_log2 - lse_log2);
         weights[n][i] = held.rows[i / 2] & 1u << (2 * n + i % 2) ? weight : 0.f;
-        gradients[n][i] = weights[n][i] * (gradients[n][i] - known.delta);
+        if (!kRowsAreQueries) gradients[n][i] -= of_columns[i % 2].delta;
+        gradients[n][i] *= weights[n][i];
       }
     }
     const unsigned turned = begin + offsets[lane % 16] + lane / 16 * 16;

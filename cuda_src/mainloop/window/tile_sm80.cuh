@@ -9,6 +9,9 @@
 // pitches of the box are such that slot i lies at row i modulo 8, counted from the corner, so that
 // eight neighboring slots lie in different banks wherever the warp's box breaks.
 //
+// Where dilation leaves tiles that are a few queries, a block has the boxes of several heads side
+// by side: what it finds out about a tile is the same for all of them.
+//
 // Masks are bits. The table `below` holds, for each coordinate along each axis, which slots lie
 // before it; a window is the intersection of three differences of such sets.
 #pragma once
@@ -32,6 +35,9 @@ struct WindowTileSm80 {
   // box is longer than its slots goes through them a second time.
   static constexpr int kPasses = kSide == Side::kKey ? 2 : 1;
 
+  // In backward those of rows that are queries lie in the padding of the rows.
+  static constexpr bool kHasRowStatistics = kSide == Side::kQuery && kRowArrays == 2;
+
   static constexpr int kRows = 16;
   static constexpr int kChunks = kHeadDim / 8;  // of 16 bytes, of a key or a value
   static constexpr int kRowBytes = kHeadDim * 2 + 16;
@@ -40,10 +46,12 @@ struct WindowTileSm80 {
   static constexpr int kStageBytes = kRowArrays * kArrayBytes;
   static_assert(kSlots % 16 == 0 && kSlots <= 128, "two bits for each eight slots in a word");
 
-  // Elements from a warp tile's first row to one of its rows, and the row's coordinates.
+  // Elements from a warp tile's first row to one of its rows, the row's coordinates, and how much
+  // later a query's statistics come.
   struct alignas(8) Row {
     long long first, second;
     unsigned field;
+    int query;
   };
 
   // One warp tile, for one head. Its corner counts from the block's first row.
@@ -53,6 +61,7 @@ struct WindowTileSm80 {
     unsigned again;           // columns from the first pass to the second along each axis, packed
     int columns;              // bytes from the box's first token to the first of the tile's
     int head;                 // none where no row of the tile is real
+    long long query;          // statistics before those of the first row, a query
   };
   static_assert(sizeof(WarpTile) == 48, "the host knows the size");
 
@@ -85,7 +94,7 @@ struct WindowTileSm80 {
   struct Work {
     AxisTile own[kAxes];
     Line line[kAxes];
-    int head, batch;  // of the keys
+    int head, batch;  // of the keys; the first of the block's heads
   };
 
   struct Fixed {
@@ -134,7 +143,7 @@ struct WindowTileSm80 {
     return reinterpret_cast<LinePlace*>(below() + coordinates * window.blocks_of_slots * 4);
   }
   __device__ __forceinline__ int line_count() const {
-    return window.axis[0].box * window.axis[1].box;
+    return window.axis[0].box * window.axis[1].box * window.heads;
   }
   __device__ __forceinline__ WarpTile* tiles(int side) const {
     return reinterpret_cast<WarpTile*>(lines() + line_count()) + side * warp_tiles();
@@ -150,16 +159,17 @@ struct WindowTileSm80 {
   }
   __device__ __forceinline__ int warp_tiles() const {
     return window.axis[0].warp_tiles * window.axis[1].warp_tiles * window.axis[2].warp_tiles *
-           params.head_group;
+           window.heads * params.head_group;
   }
 
   // Which tile of the grid a work is.
   __device__ __forceinline__ void place(unsigned work, int turn) const {
-    const int i = threadIdx.x;
-    if (i > kAxes || work >= window.works) return;
+    // Not by the first or the last warp, which lay tables at the same time.
+    const int i = threadIdx.x - (warps > 2 ? 32 : 0);
+    if (i < 0 || i > kAxes || work >= window.works) return;
     Work& placed = fixed().works[turn];
-    unsigned rest = work / window.kv_heads;
-    if (i == kAxes) placed.head = work - rest * window.kv_heads;
+    unsigned rest = work / window.head_blocks;
+    if (i == kAxes) placed.head = (work - rest * window.head_blocks) * window.heads;
     for (int j = kAxes - 1; j > i; --j) rest /= params.tile[j].row_tiles;
     if (i == kAxes) {
       for (int j = kAxes - 1; j >= 0; --j) rest /= params.tile[j].row_tiles;
@@ -193,22 +203,25 @@ struct WindowTileSm80 {
   __device__ __forceinline__ const Statistics* statistics_of(const Work& work, int head) const {
     const long long tokens = static_cast<long long>(params.axis[0].length) * params.axis[1].length *
                              params.axis[2].length;
-    const int heads = window.kv_heads * params.head_group;
+    const int heads = window.head_blocks * window.heads * params.head_group;
     return operands.statistics + (static_cast<long long>(work.batch) * heads + head) * tokens;
   }
 
   __device__ __forceinline__ void lay_lines() const {
     const WindowAxis(&axes)[kAxes] = window.axis;
+    const int tokens = params.axis[0].length * params.axis[1].length * params.axis[2].length;
     for (int i = threadIdx.x; i < line_count(); i += blockDim.x) {
-      const int x = i / axes[1].box, y = i - x * axes[1].box;
-      const int of_x = x * params.axis[0].dilation * params.axis[1].length;
+      const int of_x = i / axes[1].box, head = of_x / axes[0].box;
+      const int x = of_x - head * axes[0].box, y = i - of_x * axes[1].box;
+      const int row = x * params.axis[0].dilation * params.axis[1].length;
       const Coordinate at{x, y, 0};
-      lines()[i] = LinePlace{step(operands.first_column, at),
-                             step(operands.second_column, at),
-                             x * axes[0].pitch + y * axes[1].pitch,
-                             (of_x + y * params.axis[1].dilation) * params.axis[2].length,
-                             static_cast<short>(x),
-                             static_cast<short>(y)};
+      lines()[i] =
+          LinePlace{step(operands.first_column, at) + head * operands.first_column.head,
+                    step(operands.second_column, at) + head * operands.second_column.head,
+                    head * window.head_tokens + x * axes[0].pitch + y * axes[1].pitch,
+                    head * tokens + (row + y * params.axis[1].dilation) * params.axis[2].length,
+                    static_cast<short>(x),
+                    static_cast<short>(y)};
     }
   }
 
@@ -259,20 +272,21 @@ struct WindowTileSm80 {
     const int row = threadIdx.x;
     const Coordinate at{row >> (log2_y + log2_z), row >> log2_z & ((1 << log2_y) - 1),
                         row & ((1 << log2_z) - 1)};
-    fixed().rows[row] = Row{step(operands.first_row, at), step(operands.second_row, at),
-                            pack_fields(at.x, at.y, at.z)};
+    const AxisParams(&axis)[kAxes] = params.axis;
+    const int line = at.x * axis[0].dilation * axis[1].length + at.y * axis[1].dilation;
+    fixed().rows[row] =
+        Row{step(operands.first_row, at), step(operands.second_row, at),
+            pack_fields(at.x, at.y, at.z), line * axis[2].length + at.z * axis[2].dilation};
   }
 
   // What the rows of a work meet, and its warp tiles.
   __device__ __forceinline__ void lay_tables(const Work& work, int side) const {
     const int of_x = extent(0), of_y = of_x + extent(1), positions = of_y + extent(2);
-    for (int i = threadIdx.x; i < positions; i += blockDim.x) {
-      const int axis = i < of_x ? 0 : i < of_y ? 1 : 2;
-      const int position = i - (axis == 0 ? 0 : axis == 1 ? of_x : of_y);
-#pragma unroll
-      for (int pass = 0; pass < kPasses; ++pass) {
-        seen(side)[pass * positions + i] = words_of(work, axis, position, pass);
-      }
+    for (int i = threadIdx.x; i < kPasses * positions; i += blockDim.x) {
+      const int pass = i < positions ? 0 : 1, from = i - pass * positions;
+      const int axis = from < of_x ? 0 : from < of_y ? 1 : 2;
+      const int position = from - (axis == 0 ? 0 : axis == 1 ? of_x : of_y);
+      seen(side)[i] = words_of(work, axis, position, pass);
     }
     // The last threads begin, while the first are at the positions.
     for (int i = blockDim.x - 1 - threadIdx.x; i < warp_tiles(); i += blockDim.x) {
@@ -329,8 +343,8 @@ struct WindowTileSm80 {
   __device__ __forceinline__ WarpTile warp_tile(const Work& work, int index) const {
     const WindowAxis(&axes)[kAxes] = window.axis;
     const int of_y = index / axes[2].warp_tiles, of_x = of_y / axes[1].warp_tiles;
-    const int of_group = of_x / axes[0].warp_tiles;
-    const Coordinate first{of_x - of_group * axes[0].warp_tiles << axes[0].warp_extent_log2,
+    const int of_head = of_x / axes[0].warp_tiles;  // of the block's queries
+    const Coordinate first{of_x - of_head * axes[0].warp_tiles << axes[0].warp_extent_log2,
                            of_y - of_x * axes[1].warp_tiles << axes[1].warp_extent_log2,
                            index - of_y * axes[2].warp_tiles << axes[2].warp_extent_log2};
     const Coordinate query{work.own[0].begin + first.x, work.own[1].begin + first.y,
@@ -338,8 +352,9 @@ struct WindowTileSm80 {
     const Coordinate last{work.own[0].end - 1 - query.x, work.own[1].end - 1 - query.y,
                           work.own[2].end - 1 - query.z};
     const bool is_real = last.x >= 0 && last.y >= 0 && last.z >= 0;
-    const int head = work.head * params.head_group + of_group;
-    const int token = corner_of(work, 0, first.x, 0) * axes[0].pitch +
+    const int head = work.head * params.head_group + of_head;
+    const int token = of_head / params.head_group * window.head_tokens +
+                      corner_of(work, 0, first.x, 0) * axes[0].pitch +
                       corner_of(work, 1, first.y, 0) * axes[1].pitch +
                       corner_of(work, 2, first.z, 0);
     WarpTile tile;
@@ -351,6 +366,9 @@ struct WindowTileSm80 {
                              again_of(work, 2, first.z));
     tile.columns = token * kTokenBytes;
     tile.head = is_real ? head : -1;
+    if constexpr (kHasRowStatistics) {
+      tile.query = statistics_of(work, head) - operands.statistics + token_of(work, query);
+    }
     return tile;
   }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -17,7 +17,13 @@ from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
 
 from ..fused.params import axis_tiles
-from .shapes import WARP_ROWS, WINDOW_FORWARD_SHAPES, WINDOW_GRADIENT_SHAPES, WindowShape
+from .shapes import (
+    STEP_SLOTS,
+    WARP_ROWS,
+    WINDOW_FORWARD_SHAPES,
+    WINDOW_GRADIENT_SHAPES,
+    WindowShape,
+)
 
 __all__ = [
     "WindowChoice",
@@ -26,29 +32,54 @@ __all__ = [
     "window_gradient_choices",
 ]
 
-# Clocks of one multiprocessor: per multiplication of a pair's channel with all that goes with it,
-# per warp tile, per 16 bytes copied into shared memory, and per block's tile; and of a launch.
-# Fitted to 306 tilings of 18 problems measured on an H200, forward and both passes of backward,
-# with a root-mean-square error of 16 %.
-_MULTIPLY = 1.64e-3
-_WARP_TILE = 113.0
-_COPY = 0.49
-_TILE = 1000.0
 _CLOCKS_PER_US = 1700.0
-_LAUNCH_US = 8.7
-# Fewer warps than these on a multiprocessor leave it waiting.
-_ENOUGH_WARPS = 16
-_WAITING = 0.4
+_LAUNCH_US = 5.0
 
-# Forward of boxes of few keys took up to 1.25 of that with 64 channels. With 128, where few were
-# measured, all are held to take longer by so much.
-_WIDE_CHANNELS = 128
-_WIDE = 1.15
+
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """What a kernel takes: clocks of one multiprocessor, and bytes moved.
+
+    Parameters
+    ----------
+    multiply : float
+        Per multiplication of a pair's channel, with all that goes with it.
+    copy : float
+        Per 16 bytes copied into shared memory; a block waits for as long.
+    setup : float
+        Per work, for its tables.
+    work, tile, pair : float
+        What a block waits at least: for a work, a warp's tile, and a channel of a pair's product
+        in it, of which there are `_PAIR_CHANNELS` more.
+    passes : float
+        Over the arrays of forward.
+    """
+
+    multiply: float
+    copy: float
+    setup: float
+    work: float
+    tile: float
+    pair: float
+    passes: float
+
+
+# Fitted to 2356 tilings of 179 problems measured on an H200, forward and both passes of backward,
+# with root-mean-square errors of 6, 7 and 7 %.
+_COSTS = {
+    None: _Costs(1.54e-3, 0.274, 490.0, 3870.0, 2570.0, 5.15e-3, 1.35),
+    "query": _Costs(1.21e-3, 0.329, 464.0, 3800.0, 2020.0, 3.93e-3, 1.77),
+    "key": _Costs(1.16e-3, 0.601, 885.0, 4530.0, 2440.0, 4.43e-3, 2.50),
+}
+_PAIR_CHANNELS = 32
+# The pass that finds statistics, over the outputs and their gradients.
+_STATISTICS_PASSES = 1.68
 
 _SMEM_RESERVED_BYTES = 1024  # of each block, by the system
 _MOST_WARP_TILES = 32
 _MOST_SLOTS = 448  # a packed coordinate has nine bits, and one number means none
 _MOST_WORKS = 2**31 - 1
+_MOST_BLOCKS = 32  # of a multiprocessor
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +102,8 @@ class WindowChoice:
         Tokens of shared memory from one key to the next.
     warps : int
         Warps of one block.
+    heads : int
+        Key heads of one block, each with a box of its own.
     time_us : float
         Expected time.
     """
@@ -82,6 +115,7 @@ class WindowChoice:
     column_tile: tuple[int, ...]
     pitch: tuple[int, ...]
     warps: int
+    heads: int = 1
     time_us: float = math.inf
 
     @property
@@ -91,7 +125,7 @@ class WindowChoice:
 
     @property
     def box_tokens(self) -> int:
-        """Tokens of shared memory from the first key of a block's box to its last."""
+        """Tokens of shared memory from the first key of one head's box to its last."""
         spans = ((e - 1) * p for e, p in zip(self.column_tile, self.pitch, strict=True))
         return sum(spans) + 1
 
@@ -100,17 +134,35 @@ class WindowChoice:
         """How often a warp takes as many keys as it holds scores of."""
         return -(-math.prod(self.slot_box) // self.shape.slots)
 
+    @property
+    def steps_of_slots(self) -> int:
+        """Steps of backward through the keys of a warp tile's box."""
+        return -(-math.prod(self.slot_box) // STEP_SLOTS)
+
+    @property
+    def slots_taken(self) -> int:
+        """Slots that a warp computes with: whole blocks, or in backward a few steps."""
+        steps = self.shape.slots // STEP_SLOTS
+        whole, left = divmod(self.steps_of_slots, steps)
+        if self.shape.gradient is None or (self.shape.is_unrolled and left > steps // 2):
+            return self.blocks_of_slots * self.shape.slots
+        return (whole * steps + left) * STEP_SLOTS
+
+    def items(self, problem: Problem) -> int:
+        """Warp tiles of one block, for all of its heads."""
+        return math.prod(self.warp_tiles) * problem.head_group * self.heads
+
     def smem_bytes(self, problem: Problem) -> int:
         """Shared memory of one block of the launch."""
         leading = (1,) * (3 - problem.rank)
         return self.shape.smem_bytes_of(
-            self.box_tokens,
+            self.box_tokens * self.heads,
             self.warps,
             (*leading, *self.slot_box),
             self.blocks_of_slots,
-            math.prod(self.column_tile[:-1]),
+            math.prod(self.column_tile[:-1]) * self.heads,
             (*leading, *self.row_tile),
-            math.prod(self.warp_tiles) * problem.head_group,
+            self.items(problem),
         )
 
     def works(self, problem: Problem) -> int:
@@ -119,13 +171,14 @@ class WindowChoice:
             axis_tiles(axis.length, axis.dilation, extent)
             for axis, extent in zip(problem.axes, self.row_tile, strict=True)
         )
-        return tiles * problem.kv_heads * problem.batch
+        return tiles * problem.kv_heads // self.heads * problem.batch
 
     def resident(self, problem: Problem, device: DeviceSpec) -> int:
         """Blocks that one multiprocessor holds at a time."""
         smem_bytes = device.smem_bytes + _SMEM_RESERVED_BYTES
         by_smem = smem_bytes // (self.smem_bytes(problem) + _SMEM_RESERVED_BYTES)
-        return max(1, min(by_smem, self.shape.blocks * self.shape.warps // self.warps))
+        by_warps = self.shape.blocks * self.shape.warps // self.warps
+        return max(1, min(by_smem, by_warps, _MOST_BLOCKS))
 
     def plan(self, problem: Problem) -> TilePlan:
         """The products of every warp tile."""
@@ -166,7 +219,8 @@ def window_backward_us(
 ) -> float:
     """The passes, and another kernel that reads the outputs and their gradients before."""
     queries = problem.batch * problem.heads * math.prod(problem.spatial)
-    small_us = _LAUNCH_US + queries * problem.value_dim * 4 / device.bytes_per_us
+    read_us = queries * problem.value_dim * 2 * problem.item_bytes / device.bytes_per_us
+    small_us = _LAUNCH_US + _STATISTICS_PASSES * read_us
     return small_us + sum(chosen.time_us for chosen in passes)
 
 
@@ -187,14 +241,17 @@ def window_choices(
                 row_tile = _product(warp_tile, warp_tiles)
                 box = _largest_box(problem.axes, row_tile, shape.side)
                 pitch = _pitch(box, slot_box)
-                items = math.prod(warp_tiles) * problem.head_group
-                for warps in _warps(items, shape):
-                    choice = WindowChoice(shape, warp_tile, warp_tiles, slot_box, box, pitch, warps)
-                    if (
-                        choice.smem_bytes(problem) <= shape.smem_bytes
-                        and choice.works(problem) <= _MOST_WORKS
-                    ):
-                        yield _timed(problem, device, choice, items)
+                for heads in _heads(problem, tuple(most), warp_tiles):
+                    tiling = WindowChoice(
+                        shape, warp_tile, warp_tiles, slot_box, box, pitch, 1, heads
+                    )
+                    for warps in _warps(tiling.items(problem), shape):
+                        choice = replace(tiling, warps=warps)
+                        if (
+                            choice.smem_bytes(problem) <= shape.smem_bytes
+                            and choice.works(problem) <= _MOST_WORKS
+                        ):
+                            yield _timed(problem, device, choice)
 
 
 def _slot_boxes(
@@ -209,29 +266,40 @@ def _slot_boxes(
     return [box for box in sorted(boxes) if math.prod(box) <= _MOST_SLOTS]
 
 
-def _timed(problem: Problem, device: DeviceSpec, choice: WindowChoice, items: int) -> WindowChoice:
+def _heads(problem: Problem, most: tuple[int, ...], warp_tiles: tuple[int, ...]) -> Iterator[int]:
+    """Key heads that a block may take: several where a tile is a whole dilation group."""
+    yield 1
+    items = math.prod(warp_tiles) * problem.head_group
+    if warp_tiles != most or math.prod(problem.spatial) * problem.kv_heads > _MOST_WORKS:
+        return
+    for heads in range(2, min(problem.kv_heads, _MOST_WARP_TILES // items) + 1):
+        if problem.kv_heads % heads == 0:
+            yield heads
+
+
+def _timed(problem: Problem, device: DeviceSpec, choice: WindowChoice) -> WindowChoice:
     shape = choice.shape
     # Warp tiles past the end of a line are skipped, but their warp waits for the others.
-    rounds = -(-items // choice.warps) * choice.warps
-    products = float(choice.blocks_of_slots * shape.slots * WARP_ROWS)
+    rounds = -(-choice.items(problem) // choice.warps) * choice.warps
+    products = float(choice.slots_taken * WARP_ROWS)
     if shape.passes == 2:
         products *= _passes(problem.axes, choice.warp_tile, choice.slot_box)
-    of_tile = products * shape.products * shape.head_dim * _MULTIPLY + _WARP_TILE
-    chunks = math.prod(choice.column_tile) * shape.head_dim * 4 / 16
-    resident = choice.resident(problem, device)
-    waiting = max(1.0, _ENOUGH_WARPS / (resident * choice.warps)) ** _WAITING
-    clocks = (rounds * of_tile + chunks * _COPY + _TILE) * waiting
-    # Every block takes a whole number of tiles, and one alone has the multiprocessor to itself.
+    products *= shape.products
+    costs = _COSTS[shape.gradient]
+    chunks = math.prod(choice.column_tile) * choice.heads * shape.head_dim * 4 / 16
+    copied = chunks * costs.copy
+    busy = rounds * products * shape.head_dim * costs.multiply + copied + costs.setup
+    of_tile = costs.tile + products * (_PAIR_CHANNELS + shape.head_dim) * costs.pair
+    alone = costs.work + copied + rounds / choice.warps * of_tile
+    # Every block takes a whole number of tiles, and what one waits for, others do not.
     works = choice.works(problem)
-    blocks = resident * device.processors
-    turns = -(-works // blocks) * resident if works > blocks else works / device.processors
-    time_us = _LAUNCH_US + clocks * max(1.0, turns) / _CLOCKS_PER_US
-    if shape.head_dim == _WIDE_CHANNELS:
-        time_us *= _WIDE
-    return WindowChoice(
-        shape, choice.warp_tile, choice.warp_tiles, choice.slot_box, choice.column_tile,
-        choice.pitch, choice.warps, time_us,
-    )  # fmt: skip
+    resident = choice.resident(problem, device)
+    turns = -(-works // (resident * device.processors))
+    beside = resident if turns > 1 else max(1.0, works / device.processors)
+    clocks = turns * math.hypot(beside * busy, alone)
+    bytes_us = costs.passes * problem.least_bytes / device.bytes_per_us
+    time_us = _LAUNCH_US + math.hypot(clocks / _CLOCKS_PER_US, bytes_us)
+    return replace(choice, time_us=time_us)
 
 
 @lru_cache(maxsize=256)

@@ -33,8 +33,11 @@ WINDOW_GRID = np.dtype(
     [
         ("axis", WINDOW_AXIS, AXES),
         ("blocks_of_slots", np.int32),
+        ("steps_of_slots", np.int32),
         ("box_tokens", np.int32),
-        ("kv_heads", np.int32),
+        ("head_tokens", np.int32),
+        ("heads", np.int32),
+        ("head_blocks", np.int32),
         ("works", np.uint32),
     ],
     align=True,
@@ -95,6 +98,9 @@ def _fill_grid(grid: Any, problem: Problem, chosen: WindowChoice) -> None:
         (extent.bit_length() - 1, *rest) for extent, *rest in axes
     ]
     grid["blocks_of_slots"] = chosen.blocks_of_slots
-    grid["box_tokens"] = chosen.box_tokens
-    grid["kv_heads"] = problem.kv_heads
+    grid["steps_of_slots"] = chosen.steps_of_slots
+    grid["box_tokens"] = chosen.box_tokens * chosen.heads
+    grid["head_tokens"] = chosen.box_tokens
+    grid["heads"] = chosen.heads
+    grid["head_blocks"] = problem.kv_heads // chosen.heads
     grid["works"] = chosen.works(problem)

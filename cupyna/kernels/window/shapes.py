@@ -9,9 +9,16 @@ from cupyna.problem import Problem
 
 from ..variant import Variant
 
-__all__ = ["WARP_ROWS", "WINDOW_FORWARD_SHAPES", "WINDOW_GRADIENT_SHAPES", "WindowShape"]
+__all__ = [
+    "STEP_SLOTS",
+    "WARP_ROWS",
+    "WINDOW_FORWARD_SHAPES",
+    "WINDOW_GRADIENT_SHAPES",
+    "WindowShape",
+]
 
 WARP_ROWS = 16
+STEP_SLOTS = 16  # of backward
 _FIXED_BYTES = 1024
 _PADDING_BYTES = 16  # of a row, so that rows begin in different banks
 # Of rows that a warp has in shared memory: two tiles of queries, or one of two arrays.
@@ -59,6 +66,11 @@ class WindowShape:
     def products(self) -> int:
         """Matrix products of each pair of tokens."""
         return {None: 2, "query": 3, "key": 4}[self.gradient]
+
+    @property
+    def is_unrolled(self) -> bool:
+        """Whether backward goes through a block of slots in one stretch of code."""
+        return self.head_dim <= 64
 
     @property
     def passes(self) -> int:
@@ -132,4 +144,6 @@ WINDOW_GRADIENT_SHAPES = (
     WindowShape(32, slots=128, blocks=3, threads=128, smem_kib=99, gradient="key"),
     WindowShape(64, slots=64, blocks=1, threads=384, smem_kib=227, gradient="query"),
     WindowShape(64, slots=64, blocks=1, threads=256, smem_kib=227, gradient="key"),
+    WindowShape(128, slots=64, blocks=1, threads=256, smem_kib=227, gradient="query"),
+    WindowShape(128, slots=64, blocks=1, threads=256, smem_kib=227, gradient="key"),
 )
