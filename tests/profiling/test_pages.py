@@ -217,7 +217,7 @@ def test_every_family_of_a_sweep_is_counted(tmp_path: Path) -> None:
             record.about = {way: {way: {"backend": backend}} for way in ("forward", "backward")}
     write(results / "a.json", HEAD, measured)
     write_pages(tmp_path)
-    text = (generated / "families.md").read_text()
+    text = (generated / "kernels.md").read_text()
     assert "*fused* over the sweep, float16, forward" in text
     assert text.count("| 1-D | cuda-fused | 2 | 0 | 1 |") == 2
     assert text.count("| 1-D | cuda-window | 2 | 2 | 1 |") == 2

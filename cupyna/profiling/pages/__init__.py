@@ -43,5 +43,6 @@ def write_pages(docs: Path) -> None:
     contents = ["```{toctree}", ":maxdepth: 1", "", *(f"performance/{page}" for page in present)]
     listed = "\n".join([*contents, "```", ""]) if present else ""
     (generated / "performance.md").write_text(listed, "utf-8")
-    # A part of a page that is there without results, too.
-    (generated / "families.md").write_text(families.write(results) + "\n", "utf-8")
+    # Parts of pages that are there without results, too.
+    (generated / "families.md").write_text(families.write_cases(results) + "\n", "utf-8")
+    (generated / "kernels.md").write_text(families.write_sweep(results) + "\n", "utf-8")

@@ -12,7 +12,7 @@ from ..implementations import DIRECTIONS
 from .cases import describe
 from .results import Found, Results, load, machine, table
 
-__all__ = ["write"]
+__all__ = ["write_cases", "write_sweep"]
 
 # As slow as this is as fast: the noise of one machine.
 _NOISE = 1.03
@@ -20,11 +20,14 @@ _NOISE = 1.03
 _DIMENSIONS = {1: "1-D", 2: "2-D", 3: "3-D"}
 
 
-def write(results: Path) -> str:
-    """Markdown for every file in which a method was also held to its backends."""
-    lines = [line for file in load(results, "cases") for line in _chosen_and_held(file)]
-    lines += [line for file in load(results, "kernels") for line in _over_the_sweep(file)]
-    return "\n".join(lines)
+def write_cases(results: Path) -> str:
+    """Markdown of what a method chooses, beside portable kernels that it was held to."""
+    return "\n".join(line for file in load(results, "cases") for line in _chosen_and_held(file))
+
+
+def write_sweep(results: Path) -> str:
+    """Markdown of how often each family of kernels is the fastest of the sweep, and chosen."""
+    return "\n".join(line for file in load(results, "kernels") for line in _over_the_sweep(file))
 
 
 def _chosen_and_held(file: Results) -> Iterator[str]:
