@@ -207,14 +207,14 @@ struct FusedGradientSm90 {
     place.origin = Coordinate{__shfl_sync(kAllLanes, place.origin.x, 0),
                               __shfl_sync(kAllLanes, place.origin.y, 0),
                               __shfl_sync(kAllLanes, place.origin.z, 0)};
-    place.turn = __shfl_sync(kAllLanes, place.turn, 0);
+    if constexpr (kSumsQueries) place.turn = __shfl_sync(kAllLanes, place.turn, 0);
     place.flags = __shfl_sync(kAllLanes, place.flags, 0);
     return place;
   }
 
-  // Where products run ahead, `weights` begin as the tile's scores, and become those of the next.
-  // So does its place.
-  __device__ __forceinline__ void step(Sums& first, Sums& second, Scores (&weights)[kParts],
+  // Where products run ahead, `scores` are of the tile and become those of the next; so does its
+  // place.
+  __device__ __forceinline__ void step(Sums& first, Sums& second, Scores (&scores)[kParts],
                                        GradientPlace& place, const Statistics (&own)[2],
                                        const Tile& tile, int row_buffer,
                                        const Cursor<kStages>& cursor, unsigned buffer, int consumer,
@@ -224,6 +224,8 @@ struct FusedGradientSm90 {
     const T* seconds = shared.columns[1][stage][0];
     const T* own_seconds = shared.rows[row_buffer][1][consumer][0];
     const Queries queries{params, shared};
+    Scores lone[kParts];
+    Scores(&weights)[kParts] = *(kIsAhead ? &scores : &lone);
     Scores gradients[kParts];
     if constexpr (!kIsAhead) queue_scores(weights, row_buffer, stage, consumer);
     const bool is_edge = !place.is_seen_by((threadIdx.x - kGroupThreads) / 32);
