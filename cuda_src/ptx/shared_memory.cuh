@@ -33,6 +33,12 @@ __device__ __forceinline__ void stmatrix_x4(unsigned address, const unsigned* fr
 }
 #endif
 
+// Two floats at an address that is a multiple of 8, in one instruction: the compiler splits them.
+__device__ __forceinline__ void store_pair(unsigned address, float first, float second) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(first), "f"(second)
+               : "memory");
+}
+
 // 16 bytes past L1; where `bytes` is 0 nothing is read and zeros are written.
 __device__ __forceinline__ void copy_async_16(unsigned target, const void* source, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source),
@@ -43,6 +49,12 @@ __device__ __forceinline__ void copy_async_16(unsigned target, const void* sourc
 // 8 bytes, in the same way.
 __device__ __forceinline__ void copy_async_8(unsigned target, const void* source, int bytes) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(target), "l"(source), "r"(bytes)
+               : "memory");
+}
+
+// 4 bytes, in the same way.
+__device__ __forceinline__ void copy_async_4(unsigned target, const void* source, int bytes) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(target), "l"(source), "r"(bytes)
                : "memory");
 }
 

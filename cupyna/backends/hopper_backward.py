@@ -20,17 +20,10 @@ __all__ = ["MOST_CHANNELS", "backward_choice", "launch_backward"]
 
 MOST_CHANNELS = 128
 
-# Where a block of 128 channels meets so few tiles of columns, the first form of these kernels took
-# 1.6 times what the model says (window 7 of 1024: 263 us). Until the present form is measured, they
-# are held to take twice as long, as the general kernels do there.
-_FEW_COLUMN_TILES = 3
-_FEW_COLUMN_CHANNELS = 128
-_FEW_COLUMNS = 2.0
-
 
 def backward_choice(problem: Problem, device: DeviceSpec) -> Choice:
     """How backward would be run."""
-    from ..kernels.hopper.gradient_heuristics import hopper_gradient_passes
+    from ..kernels.hopper.gradient_heuristics import hopper_gradient_passes, passes_us
 
     passes = hopper_gradient_passes(problem, device)
     counts = [chosen.plan(problem).counts for chosen in passes]
@@ -43,21 +36,8 @@ def backward_choice(problem: Problem, device: DeviceSpec) -> Choice:
         useful_products=sum(count.useful_products for count in counts) * planes,
         computed_products=sum(count.computed_products for count in counts) * planes,
         workspace_bytes=4 * numbers * planes * math.prod(problem.spatial),
-        time_us=_expected_us(problem, device, passes),
+        time_us=passes_us(problem, device, passes),
     )
-
-
-def _expected_us(
-    problem: Problem, device: DeviceSpec, passes: tuple[HopperGradientChoice, ...]
-) -> float:
-    from ..kernels.hopper.gradient_heuristics import passes_us
-
-    counts = [chosen.plan(problem).counts for chosen in passes]
-    has_few_columns = passes[0].shape.head_dim == _FEW_COLUMN_CHANNELS and all(
-        count.box_tiles <= _FEW_COLUMN_TILES * count.tiles for count in counts
-    )
-    time_us = passes_us(problem, device, passes)
-    return _FEW_COLUMNS * time_us if has_few_columns else time_us
 
 
 def launch_backward(

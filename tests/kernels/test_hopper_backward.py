@@ -11,7 +11,11 @@ from hypothesis import assume, given
 from cupyna.backends.hopper import CudaHopper
 from cupyna.dispatch import select
 from cupyna.kernels.fused.params import Gradients
-from cupyna.kernels.hopper.gradient_heuristics import hopper_gradient_passes, passes_us
+from cupyna.kernels.hopper.gradient_heuristics import (
+    hopper_gradient_choices,
+    hopper_gradient_passes,
+    passes_us,
+)
 from cupyna.kernels.hopper.gradient_params import pack_hopper_gradient
 from cupyna.kernels.hopper.gradient_schedule import gradient_schedule
 from cupyna.kernels.hopper.gradient_shapes import HOPPER_GRADIENT_SHAPES
@@ -116,3 +120,17 @@ def test_it_is_chosen_where_it_is_expected_to_be_faster() -> None:
     assert "needs compute capability 9.0" in CudaHopper().refusals(LARGE, "backward", A100)[0]
     small = replace(LARGE, kernel_size=(3, 3), head_dim=32, value_dim=32)
     assert select(small, "backward", H200, None).name == "cuda-window"
+    few_tiles = replace(LARGE, spatial=(128, 128), kernel_size=(3, 3), heads=8, kv_heads=8)
+    assert select(few_tiles, "backward", H200, None).name == "cuda-hopper"
+
+
+def test_sums_of_dilated_lines_are_expected_to_take_longer() -> None:
+    """Their tokens have no neighbors in memory, and are added one by one."""
+    dilated = replace(LARGE, kernel_size=(40, 40), dilation=(1, 2))
+    across = replace(LARGE, kernel_size=(40, 40), dilation=(2, 1))
+
+    def least_us(problem: Problem) -> float:
+        choices = hopper_gradient_choices(problem, H200)
+        return min(choice.time_us for choice in choices if choice.shape.sums_queries)
+
+    assert least_us(dilated) > 1.05 * least_us(across)

@@ -217,7 +217,7 @@ struct FusedForwardSm90 {
 
     __device__ __forceinline__ Mask(const Masks& masks, const Window* windows,
                                     const Coordinate& origin)
-        : is_edge(!masks.all_see(windows, origin)) {
+        : is_edge(!masks.all_see(Masks::common(windows), origin)) {
       if (is_edge) masks.find(bits, windows, origin);
     }
   };

@@ -23,7 +23,7 @@ struct GradientBlockSm90 {
   static constexpr int kGroupThreads = 128;
   static constexpr int kThreads = kGroupThreads * (1 + kConsumers);
   static constexpr bool kRowsAreQueries = kSide == Side::kQuery;
-  static constexpr int kRows = kConsumers * kConsumerRows;
+  static constexpr int kRows = kConsumers * kConsumerRows, kWarps = kRows / 16;
   static_assert(!kSumsQueries || !kRowsAreQueries, "queries sum their own gradients");
 
   using Plan = GradientPlanSm90<kSide, kRows>;
@@ -59,11 +59,12 @@ struct GradientBlockSm90 {
     alignas(1024) T gradients[kGradients];  // dS: two buffers of blocks of 64 queries, [key][query]
     alignas(128) float sums[kSumsQueries ? kColumns * kHeadDim : 4];  // dQ of a tile of columns
     alignas(16) typename Masks::Sets sets;
-    alignas(16) Statistics statistics[kRowsAreQueries ? 2 : kStages * kColumns];
+    alignas(16) float statistics[2][kRowsAreQueries ? 2 : kStages * kColumns];  // of queries
     alignas(16) Plan plans[2];  // of this tile and the next
     GradientPlace places[kStages];
-    int tokens[kColumns];       // of a tile of columns, from its first on
-    unsigned fields[kColumns];  // coordinates in it
+    int tokens[kColumns];                              // of a tile of columns, from its first on
+    unsigned fields[kColumns];                         // coordinates in it
+    unsigned char turns[kSumsQueries ? kColumns : 4];  // how their chunks turn more than its first
     Gate plan_gates[2];
     Gate row_gates[kRowBuffers];
     Gate gates[2][kStages];

@@ -25,8 +25,8 @@ struct GradientPlannerSm90 {
       gate.await_empty(count / 2 % 2);
       lay(shared.plans[slot], Block::item_of(count));
       __syncwarp();
+      ptx::mbarrier_arrive(ptx::shared_address(&gate.full));
       if (threadIdx.x % 32 == 0) {
-        ptx::mbarrier_arrive(ptx::shared_address(&gate.full));
         load_rows(shared.plans[slot], Cursor<Block::kRowBuffers>(count));
       }
       __syncwarp();
@@ -67,6 +67,8 @@ struct GradientPlannerSm90 {
         plan.statistics[row] = params.statistics[tile.query_index(at, plan.head)];
       }
     }
+    __syncwarp();
+    if (lane < Block::kWarps) plan.common[lane] = Block::Masks::common(plan.windows + lane * 16);
   }
 
   __device__ __forceinline__ void load_rows(const Plan& plan,

@@ -12,6 +12,7 @@ struct GradientProducerSm90 {
   using T = typename Block::T;
   using Tile = typename Block::Tile;
   using Walk = typename Block::Walk;
+  using Masks = typename Block::Masks;
   static constexpr int kConsumers = Block::kConsumers, kColumns = Block::kColumns;
   static constexpr int kStages = Block::kStages, kBlocks = Block::kBlocks;
 
@@ -26,7 +27,7 @@ struct GradientProducerSm90 {
       const Cursor<2> plans(count);
       shared.plan_gates[plans.stage].await_full(plans.phase);
       copy(Tile{params, shared.plans[plans.stage]}, step);
-      if (threadIdx.x == 0) shared.plan_gates[ptx::computed_here(count) % 2].release();
+      shared.plan_gates[ptx::computed_here(count) % 2].release();
     }
   }
 
@@ -39,15 +40,11 @@ struct GradientProducerSm90 {
     for (const unsigned past = step + tile.plan.steps; step != past; ++step, walk.advance()) {
       const Cursor<kStages> cursor(step);
       const int stage = cursor.stage;
+      const GradientPlace place = place_of(tile, walk);
       Gate& first = shared.gates[0][stage];
       first.await_empty(cursor.phase);
       if (is_first) {
-        unsigned active = 0;
-#pragma unroll
-        for (int i = 0; i < kConsumers; ++i) {
-          active |= unsigned(walk.meets(tile.plan.shares[i])) << i;
-        }
-        shared.places[stage] = GradientPlace{walk.origin, walk.head, active};
+        shared.places[stage] = place;
         load(0, stage, first.expect(bytes), tile, walk);
       }
       if constexpr (!Block::kRowsAreQueries) {
@@ -59,6 +56,19 @@ struct GradientProducerSm90 {
       if (is_first) load(1, stage, second.expect(bytes), tile, walk);
       __syncwarp();
     }
+  }
+
+  // What consumers would find out in every warp, found while a stage is awaited.
+  __device__ __forceinline__ GradientPlace place_of(const Tile& tile, const Walk& walk) const {
+    const int lane = ptx::lane_id();
+    const Masks masks{Block::extents(params), shared.sets};
+    const bool is_met = lane < kConsumers && walk.meets(tile.plan.shares[lane]);
+    const bool is_seen = lane < Block::kWarps && masks.all_see(tile.plan.common[lane], walk.origin);
+    const unsigned active = __ballot_sync(kAllLanes, is_met);
+    const unsigned seen = __ballot_sync(kAllLanes, is_seen);
+    const Coordinate token = tile.token_of(walk.origin);
+    return GradientPlace{walk.origin, walk.head, token.z + 4 * token.y,
+                         active | seen << GradientPlace::kSeen};
   }
 
   __device__ __forceinline__ void load(int array, int stage, unsigned barrier, const Tile& tile,
@@ -78,8 +88,10 @@ struct GradientProducerSm90 {
       const int column = i + threadIdx.x;
       if (kColumns % 32 != 0 && column >= kColumns) break;
       const bool is_real = Block::is_not_past(shared.fields[column], last);
-      ptx::copy_async_8(ptx::shared_address(&shared.statistics[stage * kColumns + column]),
-                        source + (is_real ? shared.tokens[column] : 0), is_real ? 8 : 0);
+      const Statistics* of_query = source + (is_real ? shared.tokens[column] : 0);
+      const int to = stage * kColumns + column, bytes = is_real ? 4 : 0;
+      ptx::copy_async_4(ptx::shared_address(&shared.statistics[0][to]), &of_query->lse_log2, bytes);
+      ptx::copy_async_4(ptx::shared_address(&shared.statistics[1][to]), &of_query->delta, bytes);
     }
   }
 };

@@ -20,6 +20,7 @@ struct GradientQueriesSm90 {
   static constexpr int kQueryChannels = Block::kQueryChannels;
   static constexpr int kPart = kColumns / Block::kParts;
   static constexpr bool kSharesQueries = Block::kSharesQueries;
+  static constexpr int kChunks = kQueryChannels / 8, kChunkBytes = 8 * sizeof(float);
   using QuerySums = typename Block::QuerySums;
 
   const HopperGradientParams& params;
@@ -64,47 +65,51 @@ struct GradientQueriesSm90 {
       for (int depth = 0; depth < kRows / 16; ++depth) {
         multiply_keys_of(sums, gradients, keys, depth / 4, depth % 4, depth != 0);
       }
+      ptx::wgmma_commit();
     } else {
       const int only = active >> 1;
 #pragma unroll
       for (int depth = 0; depth < kConsumerRows / 16; ++depth) {
         multiply_keys_of(sums, gradients, keys, only, depth, depth != 0);
       }
+      ptx::wgmma_commit();
     }
-    ptx::wgmma_commit();
   }
 
-  // This consumer's part of dQ, for the warp that adds it to global memory. `parity` counts tiles.
-  __device__ __forceinline__ void lay_queries(const QuerySums& sums, const Tile& tile,
-                                              const GradientPlace& place, unsigned parity,
-                                              int consumer) const {
-    constexpr int kChunks = kQueryChannels / 8;
-    const int first_chunk = kSharesQueries ? 0 : consumer * kChunks;
-    shared.sum_gate.await_empty(parity);
+  // Where the thread's two rows of this consumer's part of dQ go.
+  struct Targets {
+    unsigned row[2], turned[2];  // in bytes
+  };
+
+  __device__ __forceinline__ Targets targets(int turn_of_place, int consumer) const {
+    Targets targets;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int query = (kSharesQueries ? consumer * 64 : 0) + Block::row_of(half);
-      const Coordinate to = unpack_fields(shared.fields[query]);
-      const Coordinate token =
-          tile.token_of(Coordinate{0, place.origin.y + to.y, place.origin.z + to.z});
-      const int turn = sum_turn(params.head_dim, token.y, token.z);
-      float* row = shared.sums + query * params.head_dim + threadIdx.x % 4 * 2;
+      // A consumer's chunks begin at a power of two: others differ in bits that the first lacks.
+      const int turn = sum_turn(params.head_dim, 0, turn_of_place + shared.turns[query]);
+      targets.turned[half] = (first_chunk(consumer) ^ turn) * kChunkBytes;
+      targets.row[half] = ptx::shared_address(shared.sums) +
+                          (query * params.head_dim + threadIdx.x % 4 * 2) * sizeof(float);
+    }
+    return targets;
+  }
+
+  // For the warp that adds it to global memory. `parity` counts tiles.
+  __device__ __forceinline__ void lay_queries(const QuerySums& sums, const Targets& targets,
+                                              unsigned parity, int consumer) const {
+    shared.sum_gate.await_empty(parity);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
 #pragma unroll
       for (int i = 0; i < kChunks; ++i) {
-        if ((first_chunk + i) * 8 < params.head_dim) {
-          *reinterpret_cast<float2*>(row + ((first_chunk + i) ^ turn) * 8) =
-              make_float2(sums[4 * i + 2 * half], sums[4 * i + 2 * half + 1]);
+        if ((first_chunk(consumer) + i) * 8 < params.head_dim) {
+          ptx::store_pair(targets.row[half] + (targets.turned[half] ^ i * kChunkBytes),
+                          sums[4 * i + 2 * half], sums[4 * i + 2 * half + 1]);
         }
       }
     }
     say_queries_are_laid();
-  }
-
-  // Where no row of the block meets the columns.
-  __device__ __forceinline__ void lay_no_queries(const Tile& tile, const GradientPlace& place,
-                                                 unsigned parity, int consumer) const {
-    const QuerySums none = {};
-    lay_queries(none, tile, place, parity, consumer);
   }
 
   // One warp: the engine adds sums to those in global memory, tile after tile.
@@ -116,7 +121,7 @@ struct GradientQueriesSm90 {
       Gate& gate = shared.plan_gates[plans.stage];
       gate.await_full(plans.phase);
       add(Tile{params, shared.plans[plans.stage]}, parity);
-      if (threadIdx.x % 32 == 0) gate.release();
+      gate.release();
     }
   }
 
@@ -147,6 +152,10 @@ struct GradientQueriesSm90 {
       if (threadIdx.x % 32 == 0) shared.sum_gate.release();
     }
     __syncwarp();
+  }
+
+  static __device__ __forceinline__ int first_chunk(int consumer) {
+    return kSharesQueries ? 0 : consumer * kChunks;
   }
 
   __device__ __forceinline__ T* gradients_of(unsigned buffer, int block) const {

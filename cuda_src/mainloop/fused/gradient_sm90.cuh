@@ -39,14 +39,19 @@ struct FusedGradientSm90 {
   static constexpr int kConsumers = Block::kConsumers, kGroupThreads = Block::kGroupThreads;
   static constexpr int kThreads = Block::kThreads, kBlocks = Block::kBlocks;
   static constexpr bool kRowsAreQueries = Block::kRowsAreQueries;
-  // Three sums and two products of more than 64 channels take the registers of all others.
-  static constexpr bool kIsTight = kSumsQueries && kHeadDim > 64;
+  // Three sums and two products of more than 96 channels take the registers of all others.
+  static constexpr bool kIsTight = kSumsQueries && kHeadDim > 96;
   static constexpr int kProducerRegisters = kIsTight ? 24 : 40;
   static constexpr int kConsumerRegisters = kIsTight ? 240 : 232;
   // Columns are taken in parts where registers allow products of several at a time: some are in the
   // background while others are weighed.
   static constexpr int kParts = Block::kParts, kPart = kColumns / kParts;
   static constexpr int kPartElements = kPart * kBlockChannels;
+  // The first ones of a tile's weights are multiplied while others are still computed.
+  static constexpr int kSlices = kSumsQueries && kParts == 1 ? 2 : 1;
+  // While consumers exchange dS and lay down dQ, a tile's last and the next one's first product
+  // run.
+  static constexpr bool kIsAhead = kSumsQueries;
 
   const HopperGradientParams& params;
   Shared& shared;
@@ -79,8 +84,12 @@ struct FusedGradientSm90 {
         ptx::prefetch_tensor_map(&params.row_map[i]);
         ptx::prefetch_tensor_map(&params.column_map[i]);
       }
-      // The producer, the warp that adds and every warp of a consumer read plans.
-      for (Gate& gate : shared.plan_gates) gate.init(1 + kSumsQueries + 4 * kConsumers);
+      // A warp plans. The producer, the warp that adds and consumers read: every thread arrives.
+      for (Gate& gate : shared.plan_gates) {
+        ptx::mbarrier_init(ptx::shared_address(&gate.full), 32);
+        ptx::mbarrier_init(ptx::shared_address(&gate.empty),
+                           32 * (1 + kSumsQueries) + kConsumers * kGroupThreads);
+      }
       for (Gate& gate : shared.row_gates) gate.init(4 * kConsumers);
       // Every warp that sums dQ says so by itself; one warp reads.
       ptx::mbarrier_init(ptx::shared_address(&shared.sum_gate.full), 4 * kConsumers);
@@ -105,6 +114,10 @@ struct FusedGradientSm90 {
                                to.y * params.axis[1].dilation) *
                                   params.axis[2].length +
                               to.z * params.axis[2].dilation;
+      if constexpr (kSumsQueries) {
+        shared.turns[column] = sum_turn(kBlockChannels, to.y * params.axis[1].dilation,
+                                        to.z * params.axis[2].dilation);
+      }
     }
     Masks::lay(shared.sets, columns, threadIdx.x, kThreads);
     clear_padding<kColumns>(shared.columns[0][0][0], 2 * kStages * kBlocks, columns.product(),
@@ -134,8 +147,7 @@ struct FusedGradientSm90 {
       if constexpr (!kRowsAreQueries) {
         store(tile, params.gradient[1], second, 1.f, params.value_dim, consumer);
       }
-      __syncwarp();
-      let_go(gate);
+      gate.release();
     }
   }
 
@@ -150,115 +162,188 @@ struct FusedGradientSm90 {
         own[half] = tile.plan.statistics[consumer * kConsumerRows + Block::row_of(half)];
       }
     }
+    Scores scores[kParts] = {};  // of the tile of columns that is next
+    GradientPlace place = await_place(cursor);
+    if (kIsAhead && place.is_met_by(consumer)) {
+      queue_scores(scores, row_buffer, cursor.stage, consumer);
+      shared.gates[1][cursor.stage].await_full(cursor.phase);
+      ptx::wgmma_wait<0>();
+    }
 #pragma unroll 1
     for (int left = tile.plan.steps; left > 0; --left, cursor.advance(), buffer ^= 1) {
-      shared.gates[0][cursor.stage].await_full(cursor.phase);
-      if (shared.places[cursor.stage].active >> consumer & 1) {
-        step(first, second, own, tile, row_buffer, cursor, buffer, consumer);
+      if (place.is_met_by(consumer)) {
+        step(first, second, scores, place, own, tile, row_buffer, cursor, buffer, consumer,
+             left > 1);
       } else {
-        skip(tile, row_buffer, cursor, buffer, consumer);
+        skip(scores, place, row_buffer, cursor, buffer, consumer, left > 1);
       }
     }
   }
 
+  __device__ __forceinline__ void queue_scores(Scores (&scores)[kParts], int row_buffer, int stage,
+                                               int consumer) const {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      Products::multiply_keys(scores[part], shared.rows[row_buffer][0][consumer][0],
+                              shared.columns[0][stage][0] + part * kPartElements);
+    }
+  }
+
+  static __device__ __forceinline__ Cursor<kStages> after(Cursor<kStages> cursor) {
+    cursor.advance();
+    return cursor;
+  }
+
   __device__ __forceinline__ void let_go(Gate& gate) const {
+    __syncwarp();
     if (threadIdx.x % 32 == 0) gate.release();
   }
 
-  __device__ __forceinline__ void step(Sums& first, Sums& second, const Statistics (&own)[2],
+  // Waits for a tile of columns. Its place is read by the lane that will let it go.
+  __device__ __forceinline__ GradientPlace await_place(const Cursor<kStages>& cursor) const {
+    shared.gates[0][cursor.stage].await_full(cursor.phase);
+    GradientPlace place = {};
+    if (threadIdx.x % 32 == 0) place = shared.places[cursor.stage];
+    place.origin = Coordinate{__shfl_sync(kAllLanes, place.origin.x, 0),
+                              __shfl_sync(kAllLanes, place.origin.y, 0),
+                              __shfl_sync(kAllLanes, place.origin.z, 0)};
+    if constexpr (kSumsQueries) place.turn = __shfl_sync(kAllLanes, place.turn, 0);
+    place.flags = __shfl_sync(kAllLanes, place.flags, 0);
+    return place;
+  }
+
+  // Where products run ahead, `scores` are of the tile and become those of the next; so does its
+  // place.
+  __device__ __forceinline__ void step(Sums& first, Sums& second, Scores (&scores)[kParts],
+                                       GradientPlace& place, const Statistics (&own)[2],
                                        const Tile& tile, int row_buffer,
-                                       const Cursor<kStages>& cursor, unsigned buffer,
-                                       int consumer) const {
+                                       const Cursor<kStages>& cursor, unsigned buffer, int consumer,
+                                       bool has_next) const {
     const int stage = cursor.stage;
     const T* firsts = shared.columns[0][stage][0];
     const T* seconds = shared.columns[1][stage][0];
     const T* own_seconds = shared.rows[row_buffer][1][consumer][0];
     const Queries queries{params, shared};
-    const GradientPlace& place = shared.places[stage];
-    Scores weights[kParts], gradients[kParts];
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      Products::multiply_keys(weights[part], shared.rows[row_buffer][0][consumer][0],
-                              firsts + part * kPartElements);
-    }
-    shared.gates[1][stage].await_full(cursor.phase);
+    Scores lone[kParts];
+    Scores(&weights)[kParts] = *(kIsAhead ? &scores : &lone);
+    Scores gradients[kParts];
+    if constexpr (!kIsAhead) queue_scores(weights, row_buffer, stage, consumer);
+    const bool is_edge = !place.is_seen_by((threadIdx.x - kGroupThreads) / 32);
+    if constexpr (!kIsAhead) shared.gates[1][stage].await_full(cursor.phase);
     Products::multiply_keys(gradients[0], own_seconds, seconds);
-    const bool is_edge = !all_see(tile, place.origin, consumer);
+    typename Masks::Bits bits;
+    if (is_edge) {
+      const Masks masks{Block::extents(params), shared.sets};
+      masks.find(bits, windows_of(tile, consumer), place.origin);
+    }
     Weights packed[kParts], packed_gradients[kParts];
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
-      if (part == 0) ptx::wgmma_wait<kParts>();
-      weigh(weights[part], own, stage, part);
-      if (is_edge) clear(weights[part], tile, place.origin, part, consumer);
+      // Where products run ahead there is nothing to wait for: but exponentials that come of what
+      // is read behind a wait do not stand between the instructions of the product before it.
+      if (part == 0) ptx::wgmma_wait<kIsAhead ? 1 : kParts>();
+#pragma unroll
+      for (int slice = 0; slice < kSlices; ++slice) {
+        weigh(weights[part], own, stage, part, slice);
+        if (is_edge) {
+          Masks::template select<kPart, kSlices>(weights[part], bits, part * kPart / 32, 0.f,
+                                                 slice);
+        }
+        if constexpr (!kRowsAreQueries) {
+          Products::template pack_weights<kSlices>(packed[part], weights[part], slice);
+          Products::template multiply_values<kSlices>(second, packed[part],
+                                                      seconds + part * kPartElements, slice);
+        }
+      }
       if constexpr (kRowsAreQueries) {
         ptx::wgmma_wait<0>();
         let_go(shared.gates[1][stage]);
       } else {
-        Products::pack_weights(packed[part], weights[part]);
-        Products::multiply_values(second, packed[part], seconds + part * kPartElements);
         if (part + 1 < kParts) {
           Products::multiply_keys(gradients[part + 1], own_seconds,
                                   seconds + (part + 1) * kPartElements);
         }
-        ptx::wgmma_wait<kParts>();  // what is queued after this part's second product
+        ptx::wgmma_wait<kParts + kSlices - 1>();  // what is queued after this second product
       }
       differentiate(weights[part], gradients[part], own, stage, part);
       Products::pack_weights(packed_gradients[part], weights[part]);
+      Products::multiply_values(first, packed_gradients[part], firsts + part * kPartElements);
       if constexpr (kSumsQueries) {
         queries.lay_gradients(packed_gradients[part], buffer, part, consumer);
       }
-      if (part + 1 < kParts) {
-        Products::multiply_values(first, packed_gradients[part], firsts + part * kPartElements);
-      }
     }
-    constexpr int kLast = kParts - 1;
+    if constexpr (!kRowsAreQueries) {
+      ptx::wgmma_wait<1>();  // dV
+      let_go(shared.gates[1][stage]);
+    }
     if constexpr (kSumsQueries) {
       queries.meet();
       typename Queries::QuerySums sums;
-      queries.multiply_queries(sums, place.active, buffer, row_buffer, consumer);
-      Products::multiply_values(first, packed_gradients[kLast], firsts + kLast * kPartElements);
-      ptx::wgmma_wait<1>();
-      let_go(shared.gates[1][stage]);
-      queries.lay_queries(sums, tile, place, buffer, consumer);
+      queries.multiply_queries(sums, place.active(), buffer, row_buffer, consumer);
+      finish(weights, place, sums, row_buffer, cursor, buffer, consumer, has_next);
     } else {
-      Products::multiply_values(first, packed_gradients[kLast], firsts + kLast * kPartElements);
-      if constexpr (!kRowsAreQueries) {
-        ptx::wgmma_wait<1>();
-        let_go(shared.gates[1][stage]);
-      }
+      if (has_next) place = await_place(after(cursor));
+      ptx::wgmma_wait<0>();
+      let_go(shared.gates[0][stage]);
     }
-    ptx::wgmma_wait<0>();
-    let_go(shared.gates[0][stage]);
   }
 
   // Columns that only the other consumer's rows meet; this one takes its part in their dQ.
-  __device__ __forceinline__ void skip(const Tile& tile, int row_buffer,
-                                       const Cursor<kStages>& cursor, unsigned buffer,
-                                       int consumer) const {
+  __device__ __forceinline__ void skip(Scores (&scores)[kParts], GradientPlace& place,
+                                       int row_buffer, const Cursor<kStages>& cursor,
+                                       unsigned buffer, int consumer, bool has_next) const {
     const int stage = cursor.stage;
-    if constexpr (kSumsQueries) {
-      const Queries queries{params, shared};
-      const GradientPlace& place = shared.places[stage];
-      queries.meet();
-      if (place.active != 0) {
-        typename Queries::QuerySums sums;
-        queries.multiply_queries(sums, place.active, buffer, row_buffer, consumer);
-        ptx::wgmma_wait<0>();
-        queries.lay_queries(sums, tile, place, buffer, consumer);
-      } else {
-        queries.lay_no_queries(tile, place, buffer, consumer);
-      }
-    }
-    __syncwarp();
-    let_go(shared.gates[0][stage]);
     shared.gates[1][stage].await_full(cursor.phase);
     let_go(shared.gates[1][stage]);
+    if constexpr (kSumsQueries) {
+      const Queries queries{params, shared};
+      typename Queries::QuerySums sums = {};
+      queries.meet();
+      if (place.active() != 0) {
+        queries.multiply_queries(sums, place.active(), buffer, row_buffer, consumer);
+        ptx::wgmma_wait<0>();
+      }
+      finish(scores, place, sums, row_buffer, cursor, buffer, consumer, has_next);
+    } else {
+      if (has_next) place = await_place(after(cursor));
+      let_go(shared.gates[0][stage]);
+    }
   }
 
-  // Statistics of the queries of a part's columns 8 i + 2 (lane % 4) + {0, 1}.
-  __device__ __forceinline__ float4 statistics_of(int stage, int part, int i) const {
-    return *reinterpret_cast<const float4*>(
-        &shared.statistics[stage * kColumns + part * kPart + 8 * i + threadIdx.x % 4 * 2]);
+  // The next tile's scores run while this one's dQ is laid.
+  __device__ __forceinline__ void finish(Scores (&scores)[kParts], GradientPlace& place,
+                                         const typename Queries::QuerySums& sums, int row_buffer,
+                                         const Cursor<kStages>& cursor, unsigned buffer,
+                                         int consumer, bool has_next) const {
+    const int stage = cursor.stage;
+    const Queries queries{params, shared};
+    const typename Queries::Targets targets = queries.targets(place.turn, consumer);
+    const Cursor<kStages> next = after(cursor);
+    if (has_next) place = await_place(next);
+    if (has_next && place.is_met_by(consumer)) {
+      ptx::wgmma_wait<1>();  // dK: the operands of both would not fit
+      queue_scores(scores, row_buffer, next.stage, consumer);
+      ptx::wgmma_wait<kParts>();
+      let_go(shared.gates[0][stage]);
+      queries.lay_queries(sums, targets, buffer, consumer);
+      shared.gates[1][next.stage].await_full(next.phase);
+      ptx::wgmma_wait<0>();
+    } else {
+      ptx::wgmma_wait<0>();
+      let_go(shared.gates[0][stage]);
+      queries.lay_queries(sums, targets, buffer, consumer);
+      // Or the compiler keeps the old ones.
+      for (Scores& part : scores) {
+#pragma unroll
+        for (float& score : part) score = 0.f;
+      }
+    }
+  }
+
+  // One of the statistics of the queries of a part's columns 8 i + 2 (lane % 4) + {0, 1}.
+  __device__ __forceinline__ float2 statistics_of(int which, int stage, int part, int i) const {
+    return *reinterpret_cast<const float2*>(
+        &shared.statistics[which][stage * kColumns + part * kPart + 8 * i + threadIdx.x % 4 * 2]);
   }
 
   // Of the sixteen rows of the warp.
@@ -266,31 +351,21 @@ struct FusedGradientSm90 {
     return tile.plan.windows + consumer * kConsumerRows + threadIdx.x % kGroupThreads / 32 * 16;
   }
 
-  __device__ __forceinline__ bool all_see(const Tile& tile, const Coordinate& origin,
-                                          int consumer) const {
-    return Masks{Block::extents(params), shared.sets}.all_see(windows_of(tile, consumer), origin);
-  }
-
-  __device__ __forceinline__ void clear(Scores& weights, const Tile& tile, const Coordinate& origin,
-                                        int part, int consumer) const {
-    const Masks masks{Block::extents(params), shared.sets};
-    masks.template clear<kPart>(weights, windows_of(tile, consumer), origin, part * kPart / 32);
-  }
-
-  // Scores become weights.
+  // A slice of a part's scores become weights.
   __device__ __forceinline__ void weigh(Scores& scores, const Statistics (&own)[2], int stage,
-                                        int part) const {
+                                        int part, int slice) const {
+    constexpr int kSteps = kPart / 8 / kSlices;
     const float factor = params.scale_log2;
 #pragma unroll
-    for (int i = 0; i < kPart / 8; ++i) {
+    for (int i = slice * kSteps; i < (slice + 1) * kSteps; ++i) {
       float even[2], odd[2];
       if constexpr (kRowsAreQueries) {
         even[0] = odd[0] = own[0].lse_log2;
         even[1] = odd[1] = own[1].lse_log2;
       } else {
-        const float4 found = statistics_of(stage, part, i);
-        even[0] = even[1] = found.x;
-        odd[0] = odd[1] = found.z;
+        const float2 lse_log2 = statistics_of(0, stage, part, i);
+        even[0] = even[1] = lse_log2.x;
+        odd[0] = odd[1] = lse_log2.y;
       }
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -312,10 +387,10 @@ struct FusedGradientSm90 {
 #pragma unroll
         for (int e = 0; e < 4; ++e) weights[4 * i + e] *= gradients[4 * i + e] - own[e / 2].delta;
       } else {
-        const float4 found = statistics_of(stage, part, i);
+        const float2 delta = statistics_of(1, stage, part, i);
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          weights[4 * i + e] *= gradients[4 * i + e] - (e % 2 == 0 ? found.y : found.w);
+          weights[4 * i + e] *= gradients[4 * i + e] - (e % 2 == 0 ? delta.x : delta.y);
         }
       }
     }

@@ -20,6 +20,7 @@ struct GradientPlanSm90 {
   Interval shares[2];  // of columns along the split axis that each consumer's rows meet
   Interval along[kRows + kAxes - 1];  // columns that coordinates of the rows meet, axis after axis
   Window windows[kRows];
+  Window common[kRows / 16];  // what all rows of a warp see
   Statistics statistics[kSide == Side::kQuery ? kRows : 1];
 };
 
@@ -123,8 +124,16 @@ struct GradientTileSm90 {
 // A step of the walk, as consumers are told of it.
 struct GradientPlace {
   Coordinate origin;
-  int head;         // of the queries
-  unsigned active;  // a bit for each consumer whose rows meet the columns
+  int head;        // of the queries
+  int turn;        // of the first query's chunks of sums (sum_turn), without its mask
+  unsigned flags;  // a bit for each consumer whose rows meet the columns, from kSeen on one for
+                   // each warp of theirs whose rows see all of them
+  static constexpr int kSeen = 8;
+
+  // The consumers whose rows meet the columns, a bit for each.
+  __device__ __forceinline__ unsigned active() const { return flags & ((1u << kSeen) - 1); }
+  __device__ __forceinline__ bool is_met_by(int consumer) const { return flags >> consumer & 1; }
+  __device__ __forceinline__ bool is_seen_by(int warp) const { return flags >> (kSeen + warp) & 1; }
 };
 
 // The walk over column tiles, for keys under each of the heads that read them. It begins anywhere

@@ -34,16 +34,22 @@ struct MasksSm90 {
     }
   }
 
-  // Whether all columns are wanted by all sixteen rows of the warp. They are a box: its first row's
-  // windows end first, its last row's begin last.
-  __device__ __forceinline__ bool all_see(const Window* windows, const Coordinate& origin) const {
+  // What all sixteen rows of a warp see. They are a box: its first row's windows end first, its
+  // last row's begin last.
+  static __device__ __forceinline__ Window common(const Window* windows) {
     const Window& first = windows[0];
     const Window& last = windows[15];
+    return Window{Interval{last.x.begin, first.x.end}, Interval{last.y.begin, first.y.end},
+                  Interval{last.z.begin, first.z.end}};
+  }
+
+  // Whether all columns are wanted by rows of whose windows this is in common.
+  __device__ __forceinline__ bool all_see(const Window& common, const Coordinate& origin) const {
     // Without branches: all numbers are under way at a time.
-    return (columns.product() == kColumns) & (last.x.begin <= origin.x) &
-           (origin.x + columns.x <= first.x.end) & (last.y.begin <= origin.y) &
-           (origin.y + columns.y <= first.y.end) & (last.z.begin <= origin.z) &
-           (origin.z + columns.z <= first.z.end);
+    return (columns.product() == kColumns) & (common.x.begin <= origin.x) &
+           (origin.x + columns.x <= common.x.end) & (common.y.begin <= origin.y) &
+           (origin.y + columns.y <= common.y.end) & (common.z.begin <= origin.z) &
+           (origin.z + columns.z <= common.z.end);
   }
 
   // The columns that the thread's rows want, of a warp's sixteen windows.
@@ -66,14 +72,15 @@ struct MasksSm90 {
   }
 
   // Puts `otherwise` where a row does not want one of kCount columns, from one that begins a word
-  // of 32 on.
-  template <int kCount>
+  // of 32 on: of all of them, or of one of as many slices.
+  template <int kCount, int kSlices = 1>
   static __device__ __forceinline__ void select(float (&values)[kCount / 2], const Bits& bits,
-                                                int first_word, float otherwise) {
+                                                int first_word, float otherwise, int slice = 0) {
+    constexpr int kSteps = kCount / 8 / kSlices;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
 #pragma unroll
-      for (int i = 0; i < kCount / 8; ++i) {
+      for (int i = slice * kSteps; i < (slice + 1) * kSteps; ++i) {
         const int member = first_word * 8 + 2 * i;
         const unsigned word = bits[half][member / 32];
         float& left = values[4 * i + 2 * half];
@@ -82,15 +89,6 @@ struct MasksSm90 {
         right = word & 2u << member % 32 ? right : otherwise;
       }
     }
-  }
-
-  // Puts zero where a row does not want one of kCount columns, from a word of columns on.
-  template <int kCount>
-  __device__ __forceinline__ void clear(float (&weights)[kCount / 2], const Window* windows,
-                                        const Coordinate& origin, int first_word) const {
-    Bits bits;
-    find(bits, windows, origin);
-    select<kCount>(weights, bits, first_word, 0.f);
   }
 
  private:

@@ -42,12 +42,17 @@ struct ProductsSm90 {
   }
 
   // Queues sums += P V. V is MN-major: sixteen of its rows are one step of the sum.
+  // kSlice of kSlices that the keys are cut into, or all of them.
+  template <int kSlices = 1>
   static __device__ __forceinline__ void multiply_values(Sums& sums, const Weights& weights,
-                                                         const T* values) {
+                                                         const T* values, int slice = 0) {
+    constexpr int kDepths = kKeys / 16 / kSlices;
+    static_assert(kDepths * kSlices * 16 == kKeys, "whole slices");
     const ptx::Descriptor v = ptx::matrix_descriptor(ptx::shared_address(values), kKeyBlockBytes);
     ptx::wgmma_fence();
 #pragma unroll
-    for (int depth = 0; depth < kKeys / 16; ++depth) {
+    for (int i = 0; i < kDepths; ++i) {
+      const int depth = slice * kDepths + i;
       ptx::Wgmma<T, kHeadDim>::registers(sums, &weights[4 * depth], v + depth * 16 * kRowBytes / 16,
                                          1);
     }
@@ -55,9 +60,14 @@ struct ProductsSm90 {
   }
 
   // Sums of a product are fragments of the next one once they are packed.
-  static __device__ __forceinline__ void pack_weights(Weights& weights, const Scores& scores) {
+  template <int kSlices = 1>
+  static __device__ __forceinline__ void pack_weights(Weights& weights, const Scores& scores,
+                                                      int slice = 0) {
+    constexpr int kWords = kKeys / 4 / kSlices;
 #pragma unroll
-    for (int i = 0; i < kKeys / 4; ++i) weights[i] = pack<T>(scores[2 * i], scores[2 * i + 1]);
+    for (int i = slice * kWords; i < (slice + 1) * kWords; ++i) {
+      weights[i] = pack<T>(scores[2 * i], scores[2 * i + 1]);
+    }
   }
 };
 

@@ -26,12 +26,14 @@ __all__ = [
 
 # Clocks of one multiprocessor: per multiplication of a pair's channel, per pair of softmax and of
 # mask, per query whose sums are added to memory, per tile of columns (fitted to 43 runs of 14
-# problems on an H200), and per tile of rows where shared memory holds one of them or two (chosen
-# for 21 runs of 5 problems, which all of these meet with a root-mean-square error of 7 %).
+# problems on an H200), more per query where they are added alone (30 runs of dilated problems), and
+# per tile of rows where shared memory holds one of them or two (chosen for 21 runs of 5 problems,
+# which all of these meet with a root-mean-square error of 7 %).
 _MULTIPLY = 0.491e-3
 _SOFTMAX = 0.044
 _MASK = 0.0114
 _ADD = 18.7
+_ADD_ALONE = 10.0
 _COLUMN_TILE = 627.0
 _ROW_TILE = {1: 10000.0, 2: 5500.0}
 _CLOCKS_PER_US = 1700.0
@@ -164,12 +166,14 @@ def _time_us(
     padding = shape.columns / math.prod(column_tile)
     computed = padding * consumer.computed_products
     skipped = _SKIPPED_TOGETHER if shape.sums_queries else _SKIPPED
+    # A run of neighbors is one addition; tokens of a dilated line have no neighbors.
+    add = _ADD + (_ADD_ALONE if problem.dilation[-1] > 1 else 0.0)
     products = (1 - skipped) * padding * block.computed_products + skipped * computed
     dense = warp.dense_products if padding == 1 else 0
     clocks_of_heads = problem.heads * (
         products * (shape.multiplications * shape.head_dim * _MULTIPLY + _SOFTMAX)
         + max(0.0, computed - dense) * _MASK
-        + block.box_tiles * (_COLUMN_TILE + shape.sums_queries * shape.columns * _ADD)
+        + block.box_tiles * (_COLUMN_TILE + shape.sums_queries * shape.columns * add)
     )
     row_heads = problem.heads if shape.side == "query" else problem.kv_heads
     clocks_of_tiles = row_heads * block.tiles * _ROW_TILE[shape.row_buffers]

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..variant import Variant
-from .shapes import Consumers
+from .shapes import WARP_ROWS, Consumers
 
 __all__ = ["HOPPER_GRADIENT_SHAPES", "HopperGradientShape"]
 
 _BLOCK_CHANNELS = 64
 _ROW_BYTES = 128
 _WINDOW_BYTES = 24
-_PLACE_BYTES = 20
+_PLACE_BYTES = 24
 _PLAN_BYTES = 3 * 28 + 8 * 4 + 2 * 8
 _INTERVAL_BYTES = 8
 _STATISTICS_BYTES = 8
@@ -71,7 +71,7 @@ class HopperGradientShape(Consumers):
         plan = (
             _PLAN_BYTES
             + (self.rows + 2) * _INTERVAL_BYTES
-            + self.rows * _WINDOW_BYTES
+            + (self.rows + self.rows // WARP_ROWS) * _WINDOW_BYTES
             + (1 if is_over_keys else self.rows) * _STATISTICS_BYTES
         )
         tables = (
@@ -79,7 +79,7 @@ class HopperGradientShape(Consumers):
             + statistics * _STATISTICS_BYTES
             + 2 * plan
             + self.stages * _PLACE_BYTES
-            + self.columns * 8
+            + self.columns * 9
             + (3 + self.row_buffers + 2 * self.stages) * 16
             + 256
         )
