@@ -30,7 +30,8 @@ constexpr bool kHasFewForKeys = true;
 constexpr bool kHasFewForKeys = false;
 #endif
 
-template <typename T, Side kSide, int kChannels = 0>
+// kTf32: products of TF32 numbers that make one of float32; 0 where a launch tells.
+template <typename T, Side kSide, int kChannels = 0, int kTf32 = 0>
 struct GemmGradients : GemmDenseTile<T> {
   using Tile = GemmDenseTile<T>;
   using Tile::params, Tile::shared, Tile::warp, Tile::lane;
@@ -41,7 +42,8 @@ struct GemmGradients : GemmDenseTile<T> {
   static constexpr bool kLeavesRows = kChannels > 0;
   static constexpr int kTiles = kLeavesRows ? kChannels / 8 : 1;
   // Tiles of eight columns taken at a time: sums leave registers for fewer.
-  static constexpr int kTaken = !kLeavesRows ? kChunkTiles<T> : kIsOfKeys && kHasFewForKeys ? 2 : 4;
+  static constexpr bool kHasFew = kIsOfKeys && (kHasFewForKeys || (sizeof(T) == 4 && kChannels > 64));
+  static constexpr int kTaken = !kLeavesRows ? kChunkTiles<T> : kHasFew ? 2 : 4;
 
   char* const memory;
   int own_stage;  // of the pass at hand
@@ -137,6 +139,10 @@ struct GemmGradients : GemmDenseTile<T> {
   }
 
  private:
+  __device__ __forceinline__ bool is_precise() const {
+    return kTf32 == 0 ? params.is_precise : kTf32 == 3;
+  }
+
   // Read again where they are used: registers are for sums.
   __device__ __forceinline__ int pitch() const { return Tile::pitch_of(params.channels); }
   __device__ __forceinline__ int value_pitch() const {
@@ -177,7 +183,7 @@ struct GemmGradients : GemmDenseTile<T> {
     Chunk shares = {};
     GemmProducts<T>::template multiply_rows<kCount, 1>(
         shares, own_of(own_stage) + warp * Tile::kWarpRows * pitch(), rows_of(of_stage), pitch(),
-        Tile::padded_bytes(params.channels), rows, params.is_precise);
+        Tile::padded_bytes(params.channels), rows, is_precise());
     exponentiate<kCount>(shares, at, rows, of_stage, is_dense);
     if constexpr (kIsOfKeys && kLeavesRows) {
       add<kCount>(value_sums, shares, values_of(of_stage), value_pitch(), rows);
@@ -188,7 +194,7 @@ struct GemmGradients : GemmDenseTile<T> {
     GemmProducts<T>::template multiply_rows<kCount, 1>(
         changes, own_of(own_stage) + Tile::kRows * pitch() + warp * Tile::kWarpRows * value_pitch(),
         values_of(of_stage), value_pitch(), Tile::padded_bytes(params.value_channels), rows,
-        params.is_precise);
+        is_precise());
 #pragma unroll
     for (int n = 0; n < kCount; ++n) {
       float of_column[2] = {};
@@ -216,9 +222,9 @@ struct GemmGradients : GemmDenseTile<T> {
                        [&](auto tiles) {
 #pragma unroll
                          for (int group = 0; group < kCount / 2; ++group) {
-                           GemmProducts<T>::template multiply_block<decltype(tiles)::kCount>(
+                           GemmProducts<T>::template multiply_block<decltype(tiles)::kCount, kHasFew ? 2 : 4>(
                                to, block_of<T>(numbers[2 * group], numbers[2 * group + 1]), slab,
-                               of_rows, rows + group * 16, params.is_precise);
+                               of_rows, rows + group * 16, is_precise());
                          }
                        });
   }

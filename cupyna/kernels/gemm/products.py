@@ -23,7 +23,7 @@ from ..variant import Variant
 from .heuristics import GemmPlan, Kind, Side, blocks_on_device, gemm_plan, smem_bytes
 from .params import VECTORS, pack_gemm
 from .schedule import gradient_plan
-from .shapes import channels_of, gemm_variant, keeps_fragments, row_channels_of, row_slots
+from .shapes import channels_of, gemm_variant, is_tight, keeps_fragments, row_channels_of, row_slots
 
 __all__ = ["GemmProducts"]
 
@@ -286,7 +286,10 @@ class GemmProducts:
             self._launch(variant, "gradients", plan, fields)
             return
         width = row_channels_of(dtype, fields["channels"], fields["value_channels"], keys)
-        variant = gemm_variant("gemm_row_gradients", dtype, width, keys)
+        tf32 = None
+        if is_tight(dtype, width, keys):
+            tf32 = 1 if self._problem.allow_tf32 else 3
+        variant = gemm_variant("gemm_row_gradients", dtype, width, keys, tf32)
         self._launch(variant, "key_rows" if keys else "query_rows", plan, fields)
 
     def _by_head(self, dtype: str, *channels: int) -> DeviceArray:
