@@ -36,13 +36,16 @@ struct GemmGradients : GemmDenseTile<T> {
   using Tile = GemmDenseTile<T>;
   using Tile::params, Tile::shared, Tile::warp, Tile::lane;
   using typename Tile::Pass;
+  using typename Tile::Place;
   using typename Tile::Shared;
+  using typename Tile::Slab;
   using Chunk = GemmChunk<T>;
   static constexpr bool kIsOfKeys = kSide == Side::kKey;
   static constexpr bool kLeavesRows = kChannels > 0;
   static constexpr int kTiles = kLeavesRows ? kChannels / 8 : 1;
   // Tiles of eight columns taken at a time: sums leave registers for fewer.
-  static constexpr bool kHasFew = kIsOfKeys && (kHasFewForKeys || (sizeof(T) == 4 && kChannels > 64));
+  static constexpr bool kHasFew =
+      kIsOfKeys && (kHasFewForKeys || (sizeof(T) == 4 && kChannels > 64));
   static constexpr int kTaken = !kLeavesRows ? kChunkTiles<T> : kHasFew ? 2 : 4;
 
   char* const memory;
@@ -78,18 +81,18 @@ struct GemmGradients : GemmDenseTile<T> {
                     of_head, params.value_channels, params.is_vector(kDoutArray));
   }
 
-  __device__ __forceinline__ void copy(const Pass& pass, const Coordinate& at, int of_stage) const {
+  __device__ __forceinline__ void copy(const Pass& pass, const Slab& slab, int of_stage) const {
+    const Place place = Tile::place_of(slab);
     const int of_head = kIsOfKeys ? pass.query_head : pass.head / params.head_group;
-    Tile::copy_slab(rows_of(of_stage), at, params.key, offsets(), pass, of_head, 0, params.channels,
-                    pitch(), params.is_vector(kKeyArray));
-    Tile::copy_slab(values_of(of_stage), at, params.value, offsets() + params.slab_rows, pass,
+    Tile::copy_slab(rows_of(of_stage), place, params.key, offsets(), pass, of_head, 0,
+                    params.channels, pitch(), params.is_vector(kKeyArray));
+    Tile::copy_slab(values_of(of_stage), place, params.value, offsets() + params.slab_rows, pass,
                     of_head, 0, params.value_channels, value_pitch(),
                     params.is_vector(kValueArray));
     if constexpr (kIsOfKeys) {
       const GemmStatistics* data = static_cast<const GemmStatistics*>(params.statistics.data) +
-                                   Tile::slab_offset(params.statistics, pass, of_head, at);
-      const int rows = Tile::slab_rows(at);
-      for (int row = threadIdx.x; row < rows; row += Tile::kThreads) {
+                                   Tile::slab_offset(params.statistics, pass, of_head, place);
+      for (int row = threadIdx.x; row < place.rows; row += Tile::kThreads) {
         ptx::copy_async_8(ptx::shared_address(statistics_of(of_stage) + row),
                           data + offsets()[2 * params.slab_rows + row], 8);
       }
@@ -218,15 +221,15 @@ struct GemmGradients : GemmDenseTile<T> {
   __device__ __forceinline__ void add(float (&to)[kTiles][4], const Chunk& numbers,
                                       const char* slab, int of_rows,
                                       const unsigned short* rows) const {
-    with_tiles<kTiles>(of_rows > Tile::pitch_of(kChannels / 2) ? kTiles : kTiles / 2,
-                       [&](auto tiles) {
+    with_tiles<kTiles>(
+        of_rows > Tile::pitch_of(kChannels / 2) ? kTiles : kTiles / 2, [&](auto tiles) {
 #pragma unroll
-                         for (int group = 0; group < kCount / 2; ++group) {
-                           GemmProducts<T>::template multiply_block<decltype(tiles)::kCount, kHasFew ? 2 : 4>(
-                               to, block_of<T>(numbers[2 * group], numbers[2 * group + 1]), slab,
-                               of_rows, rows + group * 16, is_precise());
-                         }
-                       });
+          for (int group = 0; group < kCount / 2; ++group) {
+            GemmProducts<T>::template multiply_block<decltype(tiles)::kCount, kHasFew ? 2 : 4>(
+                to, block_of<T>(numbers[2 * group], numbers[2 * group + 1]), slab, of_rows,
+                rows + group * 16, is_precise());
+          }
+        });
   }
 
   __device__ __forceinline__ void leave_rows(const Array& array, GemmArray which,
