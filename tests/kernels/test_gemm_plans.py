@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cupyna.backends.gemm import CudaGemm
 from cupyna.dispatch import candidates
 from cupyna.kernels.gemm.heuristics import COMPACT, Kind, gemm_plan, smem_bytes
+from cupyna.kernels.gemm.products import _planes_of_block
 from cupyna.kernels.gemm.shapes import MOST_SLAB_ROWS, SMEM_BYTES, WARP_ROWS, WARPS, chunk_of
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import problems
@@ -77,6 +78,20 @@ def test_the_shape_of_a_plan_follows_the_window() -> None:
         plane, spatial=(4096,), kernel_size=(511,), stride=(1,), dilation=(1,), is_causal=(False,)
     )
     assert gemm_plan(line, H200, "forward", 64).tile == (64,)
+
+
+def test_blocks_take_many_planes_unless_one_of_them_ends_late() -> None:
+    # All blocks run at once, and being set up is most of what they do.
+    assert _planes_of_block(64, 64, 528, 3.0, 1.0) == 8
+    assert _planes_of_block(256, 8, 264, 0.1, 1.0) == 8
+    # A third of the time would go by while the longest of them runs alone.
+    assert _planes_of_block(256, 8, 264, 0.1, 1.34) == 2
+
+
+def test_keys_at_a_border_have_the_largest_boxes() -> None:
+    line = Problem(1, (16384,), 8, 8, 128, 128, "float32", (511,), (1,), (1,), (False,))
+    assert gemm_plan(line, H200, "query_rows", 128).spread(line) < 1.01
+    assert gemm_plan(line, H200, "key_rows", 128).spread(line) > 1.3
 
 
 def test_what_does_not_fit_is_refused_with_a_reason() -> None:

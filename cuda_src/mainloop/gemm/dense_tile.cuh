@@ -2,11 +2,13 @@
 // outside of windows: nothing is selected or scattered.
 //
 // A block keeps its tile for many planes: a head of a batch entry each. What depends on geometry
-// alone is laid down once: tokens of the rows, where rows of a slab are, and which rows of a warp
-// see a position. The slab after the one at hand is on its way, across planes, too.
+// alone is laid down once: tokens of the rows, where rows of a slab are and slabs of the box, and
+// which rows of a warp see a position. The slab after the one at hand is on its way, across planes,
+// too.
 #pragma once
 
 #include "fragments.cuh"
+#include "slab.cuh"
 #include "tile.cuh"
 
 namespace cupyna {
@@ -16,9 +18,10 @@ struct GemmDenseTile : GemmTile<T> {
   using Base = GemmTile<T>;
   using Base::kWarps, Base::kWarpRows, Base::kRows, Base::kThreads, Base::kChunk, Base::kVector;
   using Base::params, Base::warp, Base::lane, Base::side;
-  // Columns that are laid at a time, and positions whose words are kept.
+  // Columns that are laid at a time, positions whose words are kept, and slabs.
   static constexpr int kColumns = 256;
-  static constexpr int kPositions = 192;
+  static constexpr int kPositions = 144;
+  static constexpr int kSlabs = 20;
   static constexpr unsigned kAllRows = (1u << kWarpRows) - 1;
 
   struct Token {
@@ -26,18 +29,23 @@ struct GemmDenseTile : GemmTile<T> {
     int is_real;
   };
 
+  using Slab = GemmSlab;
+  using Place = GemmPlace;
+  using Share = GemmShare;
+
   struct Shared : Base::Shared {
     Window common[kWarps];  // what all rows of a warp see
     int heads[kWarps];      // that each warp is at
-    // Where a box is one slab: its rows, and columns of each warp; none of a warp without rows.
-    int rows_of_slab, columns_of_box[kWarps];
     alignas(16) Token tokens[kRows];
+    Place places[kSlabs];  // of the first slabs
+    unsigned short shares[kWarps][kSlabs];
     // Which rows of a warp see a position along an axis, for one axis after the other.
     unsigned short seen_along[kWarps][kPositions];
     // Of each column: which rows see it, and its row of the slab.
     alignas(16) unsigned short seen[kWarps][kColumns];
     alignas(16) unsigned short rows[kWarps][kColumns];
   };
+  static_assert(sizeof(Shared) <= 7 * 1024, "plans count on so many bytes");
 
   // One walk of the box: of tiles of queries a head, of tiles of keys a query head of theirs.
   struct Pass {
@@ -45,9 +53,9 @@ struct GemmDenseTile : GemmTile<T> {
   };
 
   Shared& shared;
-  int laid = -1;            // first column that is laid, of the part at hand
-  unsigned dense_runs = 0;  // bits of 32 columns that all rows see, from `laid` on
-  bool has_one_slab;
+  int origin = 0;           // which of the tables' columns is the slab's first, before them if < 0
+  int laid = 0;             // columns of the tables
+  unsigned dense_runs = 0;  // bits of 32 of them that all rows see
 
   __device__ GemmDenseTile(const GemmParams& params, Shared& shared, Side side)
       : Base(params, shared, side), shared(shared) {}
@@ -65,13 +73,7 @@ struct GemmDenseTile : GemmTile<T> {
     }
     __syncthreads();
     if (Base::has_rows) lay_positions();
-    Coordinate corner = box_corner();
-    const Window slab = Base::slab_at(corner);
-    has_one_slab = !Base::advance(corner);
-    if (threadIdx.x == 0) shared.rows_of_slab = Part(slab).columns();
-    const int columns = Base::has_rows ? Part(Base::part_of(slab)).columns() : 0;
-    if (lane == 0) shared.columns_of_box[warp] = columns;
-    __syncwarp();
+    lay_slabs();
   }
 
   // Elements from an array's first to the first channel of a row of the tile.
@@ -156,34 +158,31 @@ struct GemmDenseTile : GemmTile<T> {
               array.channel);
   }
 
-  // From the first slab of a plane to the slab at `at`, of an array of any type.
-  __device__ __forceinline__ long long slab_offset(const Array& array, const Pass& pass,
-                                                   int of_head, const Coordinate& at) const {
-    const long long plane = pass.batch * array.batch + of_head * array.head;
-    if (has_one_slab) return plane;
-    const Coordinate corner = box_corner();
-    return plane + (at.x - corner.x) * params.axis[0].dilation * array.axis[0] +
-           (at.y - corner.y) * params.axis[1].dilation * array.axis[1] +
-           (at.z - corner.z) * params.axis[2].dilation * array.axis[2];
+  __device__ __forceinline__ Place place_of(const Slab& slab) const {
+    return slab.index < kSlabs ? shared.places[slab.index] : place_at(slab.at);
   }
-  __device__ __forceinline__ int slab_rows(const Coordinate& at) const {
-    return has_one_slab ? shared.rows_of_slab : Part(Base::slab_at(at)).columns();
+
+  // From an array's first element to a slab's first, of any type.
+  __device__ __forceinline__ long long slab_offset(const Array& array, const Pass& pass,
+                                                   int of_head, const Place& slab) const {
+    return pass.batch * array.batch + of_head * array.head +
+           offset_in_plane(array, Coordinate{slab.x, slab.y, slab.z});
   }
 
   // A slab's rows of an array, `channels` channels from `first` on.
-  __device__ __forceinline__ void copy_slab(char* target, const Coordinate& at, const Array& array,
+  __device__ __forceinline__ void copy_slab(char* target, const Place& slab, const Array& array,
                                             const long long* offsets, const Pass& pass, int of_head,
                                             int first, int channels, int pitch,
                                             bool is_vector) const {
-    const T* data = static_cast<const T*>(array.data) + slab_offset(array, pass, of_head, at) +
+    const T* data = static_cast<const T*>(array.data) + slab_offset(array, pass, of_head, slab) +
                     first * array.channel;
-    copy_rows(target, pitch, data, offsets, slab_rows(at), channels, is_vector, array.channel);
+    copy_rows(target, pitch, data, offsets, slab.rows, channels, is_vector, array.channel);
   }
 
-  // Columns of this warp in the slab at `at`.
-  __device__ __forceinline__ int columns_at(const Coordinate& at) const {
-    if (has_one_slab || !Base::has_rows) return shared.columns_of_box[warp];
-    return Part(Base::part_of(Base::slab_at(at))).columns();
+  // Columns of this warp in a slab; none of a warp without rows.
+  __device__ __forceinline__ Share share_of(const Slab& slab) const {
+    if (slab.index < kSlabs) return Share::of(shared.shares[warp][slab.index]);
+    return Share{columns_at(slab.at), Share::kIsNotKept};
   }
 
   // Walks the boxes of all planes of this block, `heads` heads and `group` passes each. `product`
@@ -193,8 +192,8 @@ struct GemmDenseTile : GemmTile<T> {
   __device__ __forceinline__ void walk(Product& product, int heads, int group) {
     Pass next{static_cast<int>(blockIdx.y) / heads, static_cast<int>(blockIdx.y) % heads, 0};
     next.query_head = next.head * group;
-    Coordinate at = box_corner();
-    ask(product, next, at, 0, 0, false);
+    Slab next_slab{box_corner(), 0};
+    ask(product, next, next_slab, 0, 0, false);
     int stage = 0, own_stage = 0;
     while (next.batch < params.batch) {
       const Pass pass = next;
@@ -212,19 +211,21 @@ struct GemmDenseTile : GemmTile<T> {
       while (is_inside) {
         ptx::copy_async_wait<0>();
         __syncthreads();  // this slab has arrived, and all warps are done with the other stage
-        const Coordinate here = at;
-        is_inside = !has_one_slab && Base::advance(at);
+        const Slab here = next_slab;
+        is_inside = Base::advance(next_slab.at);
+        next_slab.index = is_inside ? next_slab.index + 1 : 0;
         Pass asked = next;
         if (is_inside) asked = pass;
         const bool has_next = asked.batch < params.batch;
         const int next_stage = params.stages > 1 ? stage ^ 1 : 0;
         const bool ends = is_last && !is_inside;
         // The only stage is free when all warps are done with it.
-        if (params.stages > 1 && has_next) ask(product, asked, at, next_stage, next_own, is_inside);
+        if (params.stages > 1 && has_next)
+          ask(product, asked, next_slab, next_stage, next_own, is_inside);
         take(product, pass, here, stage, ends);
         if (params.stages == 1) {
           __syncthreads();
-          if (has_next) ask(product, asked, at, 0, 0, is_inside);
+          if (has_next) ask(product, asked, next_slab, 0, 0, is_inside);
         }
         stage = next_stage;
       }
@@ -232,11 +233,15 @@ struct GemmDenseTile : GemmTile<T> {
     }
   }
 
-  // Where the tables have the chunk that begins with column `first`.
+  // Where the tables have the chunk that begins with column `first`. What they keep of all slabs
+  // is laid in their order, in the first plane.
   template <bool kHasMask>
   __device__ __forceinline__ int lay_columns(const Coordinate& slab, int first) {
-    if (laid < 0 || first < laid || first >= laid + kColumns) lay<kHasMask>(slab, first);
-    return first - laid;
+    if (origin + first >= laid) {
+      if (origin + first + kChunk > kColumns) origin = -first;
+      lay<kHasMask>(slab, first);
+    }
+    return origin + first;
   }
 
   // Whether all rows see `kCount` columns of the tables from `at` on.
@@ -277,21 +282,57 @@ struct GemmDenseTile : GemmTile<T> {
   }
 
   template <typename Product>
-  __device__ __forceinline__ void ask(Product& product, const Pass& pass, const Coordinate& at,
+  __device__ __forceinline__ void ask(Product& product, const Pass& pass, const Slab& slab,
                                       int stage, int own_stage, bool is_inside) const {
     if (!is_inside) product.copy_own(pass, own_stage);
-    product.copy(pass, at, stage);
+    product.copy(pass, slab, stage);
     ptx::copy_async_commit();
   }
 
   template <typename Product>
-  __device__ __forceinline__ void take(Product& product, const Pass& pass, const Coordinate& at,
+  __device__ __forceinline__ void take(Product& product, const Pass& pass, const Slab& slab,
                                        int stage, bool ends) {
     if (!Base::has_rows) return;
-    const int columns = columns_at(at);
-    if (!has_one_slab) laid = -1;
-    if (columns > 0) product.take(columns, at, stage);
+    const Share share = share_of(slab);
+    const bool is_kept = share.kept_run != Share::kIsNotKept;
+    origin = is_kept ? share.kept_run * 32 : 0;
+    if (!is_kept) laid = 0;
+    if (share.columns > 0) product.take(share.columns, slab.at, stage);
     if (ends) product.end(pass);
+  }
+
+  __device__ __forceinline__ int columns_at(const Coordinate& at) const {
+    return Base::has_rows ? Part(Base::part_of(Base::slab_at(at))).columns() : 0;
+  }
+
+  __device__ __forceinline__ Place place_at(const Coordinate& at) const {
+    const Coordinate corner = box_corner();
+    return Place{(at.x - corner.x) * params.axis[0].dilation,
+                 (at.y - corner.y) * params.axis[1].dilation,
+                 (at.z - corner.z) * params.axis[2].dilation, Part(Base::slab_at(at)).columns()};
+  }
+
+  // A lane for each slab. Tables keep the columns of all slabs where they have room.
+  __device__ __forceinline__ void lay_slabs() const {
+    Slab slab{box_corner(), 0};
+    bool is_there = lane < kSlabs;
+    while (slab.index < lane && is_there) {
+      is_there = Base::advance(slab.at);
+      ++slab.index;
+    }
+    const int columns = is_there ? columns_at(slab.at) : 0;
+    const int padded = (columns + kChunk - 1) / kChunk * kChunk;
+    int past = padded;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+      const int before = __shfl_up_sync(0xffffffffu, past, step);
+      if (lane >= step) past += before;
+    }
+    if (warp == 0 && is_there) shared.places[lane] = place_at(slab.at);
+    const bool are_more = lane == kSlabs - 1 && is_there && Base::advance(slab.at);
+    const bool keeps = !__any_sync(0xffffffffu, are_more || past > kColumns);
+    const Share share{columns, keeps ? (past - padded) / 32 : Share::kIsNotKept};
+    if (lane < kSlabs) shared.shares[warp][lane] = share.word();
   }
 
   static __device__ __forceinline__ long long offset_in_plane(const Array& array,
@@ -368,13 +409,14 @@ struct GemmDenseTile : GemmTile<T> {
     const Part part(Base::part_of(slab));
     const int y = slab.y.end - slab.y.begin, z = slab.z.end - slab.z.begin;
     const int columns = part.columns();
-    const int count = min_of((columns - first + kChunk - 1) / kChunk * kChunk, kColumns);
-    laid = first;
-    dense_runs = 0;
+    const int begin = origin + first;
+    const int count = min_of((columns - first + kChunk - 1) / kChunk * kChunk, kColumns - begin);
+    laid = begin + count;
+    if (begin == 0) dense_runs = 0;
     __syncwarp();  // all lanes are done with the columns before
 #pragma unroll 1
-    for (int i = lane; i < count; i += 32) {
-      const int column = first + i;
+    for (int i = begin + lane; i < laid; i += 32) {
+      const int column = i - origin;
       const bool is_there = column < columns;
       // Padding names a row that is there: its numbers are finite, and nothing sees them.
       const Coordinate in = part.at(is_there ? column : 0);

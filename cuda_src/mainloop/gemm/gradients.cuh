@@ -30,18 +30,23 @@ constexpr bool kHasFewForKeys = true;
 constexpr bool kHasFewForKeys = false;
 #endif
 
-template <typename T, Side kSide, int kChannels = 0>
+// kTf32: products of TF32 numbers that make one of float32; 0 where a launch tells.
+template <typename T, Side kSide, int kChannels = 0, int kTf32 = 0>
 struct GemmGradients : GemmDenseTile<T> {
   using Tile = GemmDenseTile<T>;
   using Tile::params, Tile::shared, Tile::warp, Tile::lane;
   using typename Tile::Pass;
+  using typename Tile::Place;
   using typename Tile::Shared;
+  using typename Tile::Slab;
   using Chunk = GemmChunk<T>;
   static constexpr bool kIsOfKeys = kSide == Side::kKey;
   static constexpr bool kLeavesRows = kChannels > 0;
   static constexpr int kTiles = kLeavesRows ? kChannels / 8 : 1;
   // Tiles of eight columns taken at a time: sums leave registers for fewer.
-  static constexpr int kTaken = !kLeavesRows ? kChunkTiles<T> : kIsOfKeys && kHasFewForKeys ? 2 : 4;
+  static constexpr bool kHasFew =
+      kIsOfKeys && (kHasFewForKeys || (sizeof(T) == 4 && kChannels > 64));
+  static constexpr int kTaken = !kLeavesRows ? kChunkTiles<T> : kHasFew ? 2 : 4;
 
   char* const memory;
   int own_stage;  // of the pass at hand
@@ -76,18 +81,18 @@ struct GemmGradients : GemmDenseTile<T> {
                     of_head, params.value_channels, params.is_vector(kDoutArray));
   }
 
-  __device__ __forceinline__ void copy(const Pass& pass, const Coordinate& at, int of_stage) const {
+  __device__ __forceinline__ void copy(const Pass& pass, const Slab& slab, int of_stage) const {
+    const Place place = Tile::place_of(slab);
     const int of_head = kIsOfKeys ? pass.query_head : pass.head / params.head_group;
-    Tile::copy_slab(rows_of(of_stage), at, params.key, offsets(), pass, of_head, 0, params.channels,
-                    pitch(), params.is_vector(kKeyArray));
-    Tile::copy_slab(values_of(of_stage), at, params.value, offsets() + params.slab_rows, pass,
+    Tile::copy_slab(rows_of(of_stage), place, params.key, offsets(), pass, of_head, 0,
+                    params.channels, pitch(), params.is_vector(kKeyArray));
+    Tile::copy_slab(values_of(of_stage), place, params.value, offsets() + params.slab_rows, pass,
                     of_head, 0, params.value_channels, value_pitch(),
                     params.is_vector(kValueArray));
     if constexpr (kIsOfKeys) {
       const GemmStatistics* data = static_cast<const GemmStatistics*>(params.statistics.data) +
-                                   Tile::slab_offset(params.statistics, pass, of_head, at);
-      const int rows = Tile::slab_rows(at);
-      for (int row = threadIdx.x; row < rows; row += Tile::kThreads) {
+                                   Tile::slab_offset(params.statistics, pass, of_head, place);
+      for (int row = threadIdx.x; row < place.rows; row += Tile::kThreads) {
         ptx::copy_async_8(ptx::shared_address(statistics_of(of_stage) + row),
                           data + offsets()[2 * params.slab_rows + row], 8);
       }
@@ -137,6 +142,10 @@ struct GemmGradients : GemmDenseTile<T> {
   }
 
  private:
+  __device__ __forceinline__ bool is_precise() const {
+    return kTf32 == 0 ? params.is_precise : kTf32 == 3;
+  }
+
   // Read again where they are used: registers are for sums.
   __device__ __forceinline__ int pitch() const { return Tile::pitch_of(params.channels); }
   __device__ __forceinline__ int value_pitch() const {
@@ -177,7 +186,7 @@ struct GemmGradients : GemmDenseTile<T> {
     Chunk shares = {};
     GemmProducts<T>::template multiply_rows<kCount, 1>(
         shares, own_of(own_stage) + warp * Tile::kWarpRows * pitch(), rows_of(of_stage), pitch(),
-        Tile::padded_bytes(params.channels), rows, params.is_precise);
+        Tile::padded_bytes(params.channels), rows, is_precise());
     exponentiate<kCount>(shares, at, rows, of_stage, is_dense);
     if constexpr (kIsOfKeys && kLeavesRows) {
       add<kCount>(value_sums, shares, values_of(of_stage), value_pitch(), rows);
@@ -188,7 +197,7 @@ struct GemmGradients : GemmDenseTile<T> {
     GemmProducts<T>::template multiply_rows<kCount, 1>(
         changes, own_of(own_stage) + Tile::kRows * pitch() + warp * Tile::kWarpRows * value_pitch(),
         values_of(of_stage), value_pitch(), Tile::padded_bytes(params.value_channels), rows,
-        params.is_precise);
+        is_precise());
 #pragma unroll
     for (int n = 0; n < kCount; ++n) {
       float of_column[2] = {};
@@ -212,15 +221,15 @@ struct GemmGradients : GemmDenseTile<T> {
   __device__ __forceinline__ void add(float (&to)[kTiles][4], const Chunk& numbers,
                                       const char* slab, int of_rows,
                                       const unsigned short* rows) const {
-    with_tiles<kTiles>(of_rows > Tile::pitch_of(kChannels / 2) ? kTiles : kTiles / 2,
-                       [&](auto tiles) {
+    with_tiles<kTiles>(
+        of_rows > Tile::pitch_of(kChannels / 2) ? kTiles : kTiles / 2, [&](auto tiles) {
 #pragma unroll
-                         for (int group = 0; group < kCount / 2; ++group) {
-                           GemmProducts<T>::template multiply_block<decltype(tiles)::kCount>(
-                               to, block_of<T>(numbers[2 * group], numbers[2 * group + 1]), slab,
-                               of_rows, rows + group * 16, params.is_precise);
-                         }
-                       });
+          for (int group = 0; group < kCount / 2; ++group) {
+            GemmProducts<T>::template multiply_block<decltype(tiles)::kCount, kHasFew ? 2 : 4>(
+                to, block_of<T>(numbers[2 * group], numbers[2 * group + 1]), slab, of_rows,
+                rows + group * 16, is_precise());
+          }
+        });
   }
 
   __device__ __forceinline__ void leave_rows(const Array& array, GemmArray which,

@@ -87,16 +87,16 @@ struct GemmProducts {
   }
 
   // sums += A B: fetched elements of 16 columns, and the slab's rows that these name. The first
-  // kCount tiles of eight channels are there.
-  template <int kCount, int kTiles, typename Row>
+  // kCount tiles of eight channels are there; of float32, kTogether are multiplied at a time.
+  template <int kCount, int kTogether = 4, int kTiles, typename Row>
   static __device__ __forceinline__ void multiply_block(float (&sums)[kTiles][4],
                                                         const FragmentBlock<T>& block,
                                                         const char* slab, int pitch,
                                                         const Row* rows, bool is_precise) {
     if (!kIsWide || is_precise) {
-      add_block<kCount, true>(sums, block, slab, pitch, rows);
+      add_block<kCount, kTogether, true>(sums, block, slab, pitch, rows);
     } else {
-      add_block<kCount, false>(sums, block, slab, pitch, rows);
+      add_block<kCount, kTogether, false>(sums, block, slab, pitch, rows);
     }
   }
 
@@ -158,13 +158,13 @@ struct GemmProducts {
     }
   }
 
-  template <int kCount, bool kIsPrecise, int kTiles, typename Row>
+  template <int kCount, int kMost, bool kIsPrecise, int kTiles, typename Row>
   static __device__ __forceinline__ void add_block(float (&sums)[kTiles][4],
                                                    const FragmentBlock<T>& block, const char* slab,
                                                    int pitch, const Row* rows) {
     const int lane = threadIdx.x % 32;
     if constexpr (kIsWide) {
-      const float* right[4];
+      unsigned right[4];
       unsigned big[2][4], small[2][4];
 #pragma unroll
       for (int step = 0; step < 2; ++step) {
@@ -175,11 +175,11 @@ struct GemmProducts {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int row = rows[step * 8 + lane % 4 * 2 + i];
-          right[step * 2 + i] = reinterpret_cast<const float*>(slab + row * pitch) + lane / 4;
+          right[step * 2 + i] = ptx::shared_address(slab) + row * pitch + lane / 4 * 4;
         }
       }
       // As many at a time as there are registers for.
-      constexpr int kTogether = kCount < 4 ? kCount : 4;
+      constexpr int kTogether = kCount < kMost ? kCount : kMost;
 #pragma unroll
       for (int n = 0; n < kCount; n += kTogether) {
         unsigned right_factor[kTogether][4];
@@ -187,7 +187,7 @@ struct GemmProducts {
         for (int i = 0; i < kTogether; ++i) {
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
-            right_factor[i][j] = __float_as_uint(right[j][(n + i) * 8]);
+            right_factor[i][j] = ptx::load_shared(right[j] + (n + i) * 32);
           }
         }
         multiply_tf32<kIsPrecise>(&sums[n], big, small, right_factor);
@@ -292,7 +292,7 @@ struct GemmProducts<double> {
     }
   }
 
-  template <int kCount, int kTiles, typename Row>
+  template <int kCount, int kTogether = 4, int kTiles, typename Row>
   static __device__ __forceinline__ void multiply_block(double (&sums)[kTiles][4],
                                                         const FragmentBlock<double>& block,
                                                         const char* slab, int pitch,

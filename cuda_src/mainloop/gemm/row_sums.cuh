@@ -6,17 +6,30 @@
 
 namespace cupyna {
 
-// A lane's share of the product of two rows, in 16-byte vectors.
+// A lane's share of the product of two rows, in 16-byte vectors. Several are on their way at once:
+// rows come from far away, and nothing else is to be done here.
 template <typename T>
 __device__ __forceinline__ Wide<T> vector_product(const T* dout, const T* output, int channels) {
   constexpr int kVector = 16 / int(sizeof(T));
+  constexpr int kTogether = 4;
   Wide<T> sum = 0;
-  for (int c = threadIdx.x % 4 * kVector; c < channels; c += 4 * kVector) {
-    const uint4 a = __ldg(reinterpret_cast<const uint4*>(dout + c));
-    const uint4 b = __ldg(reinterpret_cast<const uint4*>(output + c));
+#pragma unroll 1
+  for (int c = threadIdx.x % 4 * kVector; c < channels; c += kTogether * 4 * kVector) {
+    uint4 a[kTogether] = {}, b[kTogether] = {};
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) {
-      sum += widen(reinterpret_cast<const T*>(&a)[i]) * widen(reinterpret_cast<const T*>(&b)[i]);
+    for (int n = 0; n < kTogether; ++n) {
+      const int at = c + n * 4 * kVector;
+      if (at >= channels) continue;
+      a[n] = __ldg(reinterpret_cast<const uint4*>(dout + at));
+      b[n] = __ldg(reinterpret_cast<const uint4*>(output + at));
+    }
+#pragma unroll
+    for (int n = 0; n < kTogether; ++n) {
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        sum += widen(reinterpret_cast<const T*>(&a[n])[i]) *
+               widen(reinterpret_cast<const T*>(&b[n])[i]);
+      }
     }
   }
   return sum;

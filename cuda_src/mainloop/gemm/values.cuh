@@ -20,6 +20,7 @@ struct GemmValues : GemmDenseTile<T> {
   using Tile::params, Tile::shared, Tile::warp, Tile::lane;
   using typename Tile::Pass;
   using typename Tile::Shared;
+  using typename Tile::Slab;
   using Number = Wide<T>;
   static constexpr int kTiles = kChannels / 8;
   static constexpr int kMaximaBytes = Tile::kWarpRows * int(sizeof(Number));
@@ -53,11 +54,11 @@ struct GemmValues : GemmDenseTile<T> {
     ask(totals_of(of_stage), reinterpret_cast<const char*>(totals), kMaximaBytes);
   }
 
-  __device__ __forceinline__ void copy(const Pass& pass, const Coordinate& at, int of_stage) {
+  __device__ __forceinline__ void copy(const Pass& pass, const Slab& slab, int of_stage) {
     const int of_head = params.is_transposed ? pass.query_head : pass.head / params.head_group;
-    Tile::copy_slab(slab_of(of_stage), at, params.key, offsets, pass, of_head, first_channel(),
-                    channels(), pitch(), params.is_vector(kKeyArray));
-    const int columns = Tile::columns_at(at);
+    Tile::copy_slab(slab_of(of_stage), Tile::place_of(slab), params.key, offsets, pass, of_head,
+                    first_channel(), channels(), pitch(), params.is_vector(kKeyArray));
+    const int columns = Tile::share_of(slab).columns;
     if (columns == 0) return;
     const char* from = Tile::fragments_of(params.weights, pass) + groups_asked * kBlockBytes<T>;
     ask(blocks_of(of_stage), from, (columns + 15) / 16 * kBlockBytes<T>);

@@ -18,6 +18,7 @@ struct GemmWeights : GemmDenseTile<T> {
   using Tile::params, Tile::shared, Tile::warp, Tile::lane;
   using typename Tile::Pass;
   using typename Tile::Shared;
+  using typename Tile::Slab;
   using Number = Wide<T>;
   using Chunk = GemmChunk<T>;
 
@@ -51,9 +52,10 @@ struct GemmWeights : GemmDenseTile<T> {
                     params.is_vector(kQueryArray));
   }
 
-  __device__ __forceinline__ void copy(const Pass& pass, const Coordinate& at, int of_stage) const {
-    Tile::copy_slab(slab_of(of_stage), at, params.key, offsets, pass, pass.head / params.head_group,
-                    0, params.channels, pitch, params.is_vector(kKeyArray));
+  __device__ __forceinline__ void copy(const Pass& pass, const Slab& slab, int of_stage) const {
+    Tile::copy_slab(slab_of(of_stage), Tile::place_of(slab), params.key, offsets, pass,
+                    pass.head / params.head_group, 0, params.channels, pitch,
+                    params.is_vector(kKeyArray));
   }
 
   __device__ __forceinline__ void begin(const Pass& pass, bool, int own_stage) {

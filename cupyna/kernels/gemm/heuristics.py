@@ -145,6 +145,11 @@ class GemmPlan:
         """The largest box of a tile."""
         return TilePlan(problem.axes, self.tile, problem.spatial, self.side).largest_box
 
+    def spread(self, problem: Problem) -> float:
+        """Tokens of the largest box beside the mean: keys at a border are seen from far."""
+        plan, _ = _boxes(problem, self.side, self.tile)
+        return math.prod(plan.largest_box) * plan.counts.tiles / plan.counts.box_tokens
+
     def _warps(self, problem: Problem) -> int:
         tiles = TilePlan(problem.axes, self.tile, problem.spatial, self.side).counts.tiles
         return problem.batch * problem.heads * tiles * WARPS

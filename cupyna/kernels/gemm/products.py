@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 from cupyna.arrays.device_array import DeviceArray, has_vector_rows
@@ -23,14 +24,16 @@ from ..variant import Variant
 from .heuristics import GemmPlan, Kind, Side, blocks_on_device, gemm_plan, smem_bytes
 from .params import VECTORS, pack_gemm
 from .schedule import gradient_plan
-from .shapes import channels_of, gemm_variant, keeps_fragments, row_channels_of, row_slots
+from .shapes import channels_of, gemm_variant, is_tight, keeps_fragments, row_channels_of, row_slots
 
 __all__ = ["GemmProducts"]
 
 _WARP = 32
 
-# What a block finds out about its tile serves for several planes, and takes as long as some.
-_PLANES_OF_SETUP = 3
+# What a block finds out about its tile serves for several planes: microseconds, and at most as long
+# as some planes. On an H200 it was 8 in float32.
+_SETUP_US = 10.0
+_MOST_PLANES_OF_SETUP = 3.0
 _MOST_PLANES_OF_BLOCK = 32
 _MOST_GRID_ROWS = 65535
 
@@ -286,7 +289,10 @@ class GemmProducts:
             self._launch(variant, "gradients", plan, fields)
             return
         width = row_channels_of(dtype, fields["channels"], fields["value_channels"], keys)
-        variant = gemm_variant("gemm_row_gradients", dtype, width, keys)
+        tf32 = None
+        if is_tight(dtype, width, keys):
+            tf32 = 1 if self._problem.allow_tf32 else 3
+        variant = gemm_variant("gemm_row_gradients", dtype, width, keys, tf32)
         self._launch(variant, "key_rows" if keys else "query_rows", plan, fields)
 
     def _by_head(self, dtype: str, *channels: int) -> DeviceArray:
@@ -333,7 +339,11 @@ class GemmProducts:
         blocks, planes = math.prod(tiles) * channel_blocks, heads * problem.batch
         smem = smem_bytes(problem, kind, plan.cut, plan.stages)
         slots = blocks_on_device(problem, self._execution.device, kind, channels, smem)
-        rows = min(-(-planes // _planes_of_block(blocks, planes, slots)), _MOST_GRID_ROWS)
+        # Two kernels share the time of a plan with fragments.
+        plane_us = plan.time_us * slots / (blocks * planes) / (1 if plan.leaves_rows else 2)
+        setup = min(_SETUP_US / plane_us, _MOST_PLANES_OF_SETUP)
+        of_block = _planes_of_block(blocks, planes, slots, setup, plan.spread(problem))
+        rows = min(-(-planes // of_block), _MOST_GRID_ROWS)
         self._queue(variant, (blocks, rows, 1), smem, fields)
 
     def _queue(
@@ -346,12 +356,18 @@ class GemmProducts:
         )
 
 
-def _planes_of_block(tiles: int, planes: int, slots: int) -> int:
-    """Planes that one block takes: those that end first, of blocks that take turns on `slots`."""
+@lru_cache(maxsize=4096)
+def _planes_of_block(tiles: int, planes: int, slots: int, setup: float, spread: float) -> int:
+    """Planes that one block takes: those that end first, of blocks that take turns on `slots`.
 
-    def time(of_block: int) -> int:
-        turns = -(-tiles * -(-planes // of_block) // slots)
-        return turns * (_PLANES_OF_SETUP + of_block)
+    A block is set up in the time of `setup` planes; the longest takes `spread` times as long as
+    others, and is the last one to end if it begins late.
+    """
+
+    def time(of_block: int) -> float:
+        blocks = tiles * -(-planes // of_block)
+        turns = max(-(-blocks // slots), blocks / slots + spread - 1)
+        return turns * (setup + of_block)
 
     return min(range(1, min(planes, _MOST_PLANES_OF_BLOCK) + 1), key=time)
 

@@ -19,6 +19,7 @@ __all__ = [
     "chunk_of",
     "gemm_variant",
     "gemm_variants",
+    "is_tight",
     "keeps_fragments",
     "resident_blocks",
     "row_bytes",
@@ -57,7 +58,8 @@ def gemm_variants() -> Iterator[Variant]:
             yield gemm_variant("gemm_gradients", dtype, keys=1)
         for keys, channels in itertools.product((0, 1), (64, 128)):
             if row_channels_of(dtype, channels, channels, keys):
-                yield gemm_variant("gemm_row_gradients", dtype, channels, keys)
+                for tf32 in (1, 3) if is_tight(dtype, channels, keys) else (None,):
+                    yield gemm_variant("gemm_row_gradients", dtype, channels, keys, tf32)
         for channels in widths:
             yield gemm_variant("gemm_values", dtype, channels)
             yield gemm_variant("gemm_outputs", dtype, channels)
@@ -81,17 +83,25 @@ def row_channels_of(dtype: str, head_dim: int, value_dim: int, keys: int) -> int
     longest = max(head_dim, value_dim)
     width = 64 if longest <= 64 else 128
     serves = all(channels in (width // 2, width) for channels in (head_dim, value_dim))
-    has_registers = dtype != "float32" or width == 64 or not keys
-    return width if serves and has_registers else 0
+    return width if serves else 0
 
 
-def gemm_variant(family: str, dtype: str, channels: int = 0, keys: int | None = None) -> Variant:
+def is_tight(dtype: str, channels: int, keys: int) -> bool:
+    """Whether rows of gradients leave registers for one way only to multiply float32."""
+    return dtype == "float32" and channels > 64 and keys == 1
+
+
+def gemm_variant(
+    family: str, dtype: str, channels: int = 0, keys: int | None = None, tf32: int | None = None
+) -> Variant:
     """A row of the manifest; `channels` for the families whose outputs have them."""
     if family == "gemm_bias_gradient":
         return Variant(family, dtype, 0, threads=_BIAS_THREADS, defines=(("BLOCKS", 2),))
     defines: tuple[tuple[str, int], ...] = (("CHANNELS", channels),) if channels else ()
     if keys is not None:
         defines = (*defines, ("KEYS", keys))
+    if tf32 is not None:
+        defines = (*defines, ("TF32", tf32))
     defines = (*defines, ("BLOCKS", _blocks(family, dtype, channels)))
     return Variant(
         family, dtype, 0, threads=_THREADS, smem_bytes=SMEM_BYTES, defines=defines, is_elastic=True

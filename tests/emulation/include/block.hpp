@@ -163,6 +163,10 @@ template <typename T>
 T __shfl_xor_sync(unsigned, T value, int mask, int = emulation::kWarp) {
   return shuffle(value, [&](int lane) { return lane ^ mask; });
 }
+template <typename T>
+T __shfl_up_sync(unsigned, T value, int step, int = emulation::kWarp) {
+  return shuffle(value, [&](int lane) { return lane < step ? lane : lane - step; });
+}
 inline unsigned __ballot_sync(unsigned, bool value) {
   const unsigned bit = value ? 1u << emulation::current % emulation::kWarp : 0u;
   return emulation::reduce(bit, [](unsigned a, unsigned b) { return a | b; });

@@ -37,6 +37,12 @@ void load_matrices(unsigned (&fragment)[4], unsigned address) {
   });
 }
 
+inline unsigned load_shared(unsigned address) {
+  unsigned word;
+  std::memcpy(&word, emulation::in_shared(address, 4), 4);
+  return word;
+}
+
 inline void ldmatrix_x4(unsigned (&fragment)[4], unsigned address) {
   load_matrices<false>(fragment, address);
 }
