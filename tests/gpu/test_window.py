@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -56,12 +57,19 @@ def choices(
     return sorted(window_choices(problem, device, shape), key=lambda choice: choice.time_us)
 
 
-def attend(
-    monkeypatch: pytest.MonkeyPatch, library: str, problem: Problem, given: Inputs, pick: int
-) -> tuple[np.ndarray, np.ndarray]:
+def picked(problem: Problem, pick: int) -> WindowChoice:
     found = choices(problem, device_spec(0))
     assert found
-    chosen = found[pick % len(found)]
+    return found[pick % len(found)]
+
+
+def attend(
+    monkeypatch: pytest.MonkeyPatch,
+    library: str,
+    problem: Problem,
+    given: Inputs,
+    chosen: WindowChoice,
+) -> tuple[np.ndarray, np.ndarray]:
     q, k, v = (put(library, a) for a in (given.q, given.k, given.v))
     with only(CudaWindow()), monkeypatch.context() as patch, guarded(library):
         patch.setattr(costs, "window_forward_choice", lambda *_: chosen)
@@ -91,12 +99,15 @@ def passes(problem: Problem, pick: int) -> tuple[WindowChoice, ...]:
     return tuple(tilings[pick % len(tilings)] for tilings in found)
 
 
-def check_gradients(
-    monkeypatch: pytest.MonkeyPatch, library: str, problem: Problem, given: Inputs, pick: int
+def differentiate(
+    monkeypatch: pytest.MonkeyPatch,
+    library: str,
+    problem: Problem,
+    given: Inputs,
+    stored: tuple[np.ndarray, np.ndarray],
+    chosen: tuple[WindowChoice, ...],
 ) -> list[np.ndarray]:
-    out, lse = stored_forward(problem, given)
-    arrays = (given.dout, given.q, given.k, given.v, out, lse)
-    chosen = passes(problem, pick)
+    arrays = (given.dout, given.q, given.k, given.v, *stored)
     with only(CudaWindow()), monkeypatch.context() as patch, guarded(library):
         patch.setattr(costs, "window_gradient_choices", lambda *_: chosen)
         found = fused.neighborhood_attention_backward(
@@ -104,11 +115,17 @@ def check_gradients(
             stride=problem.stride, dilation=problem.dilation, is_causal=problem.is_causal,
             scale=given.scale, dlse=put(library, given.dlse),
         )  # fmt: skip
-    gradients = [get(gradient) for gradient in found[:3]]
+    return [get(gradient) for gradient in found[:3]]
+
+
+def check_gradients(
+    monkeypatch: pytest.MonkeyPatch, library: str, problem: Problem, given: Inputs, pick: int
+) -> None:
     expected = expected_backward(problem, given, with_dlse=True, weights=problem.dtype)
+    stored = stored_forward(problem, given)
+    gradients = differentiate(monkeypatch, library, problem, given, stored, passes(problem, pick))
     for name, gradient in zip(("dq", "dk", "dv"), gradients, strict=True):
         expected[name].check(gradient)
-    return gradients
 
 
 @each_gpu_library
@@ -124,7 +141,7 @@ def test_gradients_of_named_problems(
 @named_problems
 def test_named_problems(library: str, problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     given = inputs(problem)
-    check(problem, given, attend(monkeypatch, library, problem, given, 0))
+    check(problem, given, attend(monkeypatch, library, problem, given, picked(problem, 0)))
 
 
 @pytest.mark.gpu
@@ -143,7 +160,7 @@ def test_any_problem(
     given = inputs(problem, seed)
     given = given if scale is None else replace(given, scale=scale)
     with pytest.MonkeyPatch.context() as patch:
-        check(problem, given, attend(patch, "cupy", problem, given, pick))
+        check(problem, given, attend(patch, "cupy", problem, given, picked(problem, pick)))
 
 
 @pytest.mark.gpu
@@ -156,10 +173,11 @@ def test_every_run_gives_the_same_bits(
         2, (40, 33), 4, 2, head_dim, head_dim, dtype, (5, 8), (1, 3), (2, 1), (False, True)
     )  # fmt: skip
     given = inputs(problem)
-    first = attend(monkeypatch, "cupy", problem, given, 0)
+    run = partial(attend, monkeypatch, "cupy", problem, given, picked(problem, 0))
+    first = run()
     check(problem, given, first)
     for _ in range(50):
-        for a, b in zip(first, attend(monkeypatch, "cupy", problem, given, 0), strict=True):
+        for a, b in zip(first, run(), strict=True):
             np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
 
 
@@ -191,9 +209,11 @@ def test_every_run_gives_the_same_gradients(head_dim: int, monkeypatch: pytest.M
         2, (40, 33), 4, 4, head_dim, head_dim, "float16", (5, 8), (1, 3), (2, 1), (False, True)
     )  # fmt: skip
     given = inputs(problem)
-    first = check_gradients(monkeypatch, "cupy", problem, given, 0)
-    for _ in range(20):
-        for a, b in zip(
-            first, check_gradients(monkeypatch, "cupy", problem, given, 0), strict=True
-        ):
+    run = partial(
+        differentiate, monkeypatch, "cupy", problem, given,
+        stored_forward(problem, given), passes(problem, 0),
+    )  # fmt: skip
+    first = run()
+    for _ in range(50):
+        for a, b in zip(first, run(), strict=True):
             np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
