@@ -39,6 +39,11 @@ _ROW_TILE = {1: 10000.0, 2: 5500.0}
 _CLOCKS_PER_US = 1700.0
 _LAUNCH_US = 3.0
 
+# Steps of a walk, by tiles of rows in shared memory, that are too few to hide the next tile's
+# copies behind them, and the clocks of a channel that waiting takes (25 runs of 12 problems).
+_SHORT_WALK = {1: 3.0, 2: 2.0}
+_WAIT = 40.0
+
 # Share of the work that a consumer leaves out which its block saves: where consumers exchange
 # nothing, one that is ahead stays ahead, and hardly waits for the other.
 _SKIPPED = 0.9
@@ -176,7 +181,9 @@ def _time_us(
         + block.box_tiles * (_COLUMN_TILE + shape.sums_queries * shape.columns * add)
     )
     row_heads = problem.heads if shape.side == "query" else problem.kv_heads
-    clocks_of_tiles = row_heads * block.tiles * _ROW_TILE[shape.row_buffers]
+    is_short = 1 < block.box_tiles / block.tiles <= _SHORT_WALK[shape.row_buffers]
+    of_tile = _ROW_TILE[shape.row_buffers] + is_short * _WAIT * shape.head_dim
+    clocks_of_tiles = row_heads * block.tiles * of_tile
     clocks = problem.batch * (clocks_of_heads + clocks_of_tiles)
     blocks = problem.batch * row_heads * block.tiles
     waves = -(-blocks // device.processors) * device.processors / blocks

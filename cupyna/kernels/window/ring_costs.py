@@ -21,13 +21,17 @@ __all__ = ["WindowRingChoice", "window_ring_choice", "window_ring_choices"]
 # Clocks of one multiprocessor: per multiplication of a pair's channel, per pair, per warp tile, per
 # byte copied into shared memory, and per block's tile; and of a launch.
 _MULTIPLY = 0.93e-3
-_PAIR = 0.129
-_WARP_TILE = 286.0
+_PAIR = 0.115
+_WARP_TILE = 330.0
 _BYTE = 0.004
 _STAGE = 100.0
 _TILE = 3000.0
 _CLOCKS_PER_US = 1700.0
 _LAUNCH_US = 6.0
+
+# Windows of three keys along an axis are bounded by memory, which strips that begin and end keep
+# busy for this share of the time (fitted to 6 problems of 64 channels).
+_MEMORY_SHARE = 0.47
 
 # Into how many parts blocks cut an axis.
 _PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -185,7 +189,8 @@ def _timed(
     clocks += box[0] / choice.slices * _STAGE
     works = choice.works(problem)
     turns = -(-works // device.processors)
-    time_us = _LAUNCH_US + clocks * turns / _CLOCKS_PER_US
+    moved_us = problem.least_bytes / (_MEMORY_SHARE * device.bytes_per_us)
+    time_us = _LAUNCH_US + max(moved_us, clocks * turns / _CLOCKS_PER_US)
     return WindowRingChoice(
         shape, choice.warp_tile, choice.row_tile, choice.lines, choice.most_lines,
         choice.key_box, choice.slices, time_us,
