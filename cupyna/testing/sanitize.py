@@ -1,8 +1,9 @@
 """Run the GPU kernels under compute-sanitizer: ``python -m cupyna.testing.sanitize``.
 
 Memcheck finds accesses out of bounds, racecheck finds races in shared memory. Each runs all
-operations of small problems in a process of its own, where every array is an allocation of its own
-(a memory pool would hide an access past its end), and results are held to the oracle as well.
+operations of small problems by every backend of a method, in a process of its own, where every
+array is an allocation of its own (a memory pool would hide an access past its end), and results are
+held to the oracle as well.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
-from ..problem import METHODS, Method, Operation, Problem
+from ..execution import Backend
+from ..problem import METHODS, DeviceSpec, Method, Problem
 
 __all__ = ["TOOLS", "main", "run_small_problems"]
 
@@ -74,13 +77,13 @@ def run_small_problems(method: Method, dtypes: Sequence[str]) -> int:
     Parameters
     ----------
     method : str
-        Problems that the method refuses are left out.
+        Each of its backends takes the problems that it can run, whatever others would take.
     dtypes : sequence of str
 
     Returns
     -------
     int
-        Number of problems that were run.
+        Number of problems that were run, counted for each backend.
 
     Raises
     ------
@@ -89,29 +92,37 @@ def run_small_problems(method: Method, dtypes: Sequence[str]) -> int:
     """
     import cupy
 
+    from .. import dispatch
     from ..arrays import Device
     from ..backends import gemm
     from ..devices import device_spec
-    from ..dispatch import backends
     from .cases import small_problems
 
     cupy.cuda.set_allocator(None)
-    # Tensor cores compute what is so small that others would be faster, too.
-    gemm.slower_than_plain = lambda *_: ()
-    answering = [found for found in backends("cuda") if found.method == method]
     device = device_spec(Device("cuda", 0))
-
-    def supports(problem: Problem, operation: Operation) -> bool:
-        return any(not found.refusals(problem, operation, device) for found in answering)
-
     count = 0
-    for _, problem in small_problems(tuple(dtypes)):
-        if supports(problem, "forward"):
-            _attend(problem, method, with_backward=supports(problem, "backward"))
-            count += 1
-        if supports(problem, "qk"):
-            _multiply(problem, method)
+    # Tensor cores compute what is so small that others would be faster, too.
+    with patch.object(gemm, "slower_than_plain", lambda *_: ()):
+        for backend in dispatch.backends("cuda"):
+            if backend.method != method:
+                continue
+            with patch.object(dispatch, "_ordered", lambda *_, only=backend: (only,)):
+                for _, problem in small_problems(tuple(dtypes)):
+                    count += _run(problem, backend, device)
     return count
+
+
+def _run(problem: Problem, backend: Backend, device: DeviceSpec) -> bool:
+    """Every operation that a backend can run; whether it can run any."""
+    can = {
+        operation: not backend.refusals(problem, operation, device)
+        for operation in ("forward", "backward", "qk")
+    }
+    if can["forward"]:
+        _attend(problem, backend.method, with_backward=can["backward"])
+    if can["qk"]:
+        _multiply(problem, backend.method)
+    return any(can.values())
 
 
 def _attend(problem: Problem, method: Method, with_backward: bool) -> None:
