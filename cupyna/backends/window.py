@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["CudaWindow"]
 
 _DTYPES = ("float16", "bfloat16")
-_MOST_CHANNELS = {"forward": 128, "backward": 128}
+_MOST_CHANNELS = 128
 
 
 class CudaWindow:
@@ -30,8 +30,7 @@ class CudaWindow:
     def refusals(
         self, problem: Problem, operation: Operation, device: DeviceSpec
     ) -> tuple[str, ...]:
-        most_channels = _MOST_CHANNELS.get(operation, 0)
-        reasons = limits(problem, operation, device, _DTYPES, most_channels)
+        reasons = limits(problem, operation, device, _DTYPES, _MOST_CHANNELS)
         if problem.has_bias:
             reasons += ("adds no bias",)
         if operation == "backward" and problem.heads != problem.kv_heads:
