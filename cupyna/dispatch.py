@@ -13,7 +13,7 @@ __all__ = ["Candidate", "backends", "candidates", "select"]
 
 # Where backends that neither store weights nor copy arrays apply, others are rarely faster; one has
 # to be expected to be by so much, as models err and weights take memory.
-_CLEARLY_FASTER = 0.65
+_CLEARLY_FASTER = 0.75
 _LEAST_GAIN_US = 10.0
 
 

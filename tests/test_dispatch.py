@@ -30,7 +30,7 @@ def test_unless_another_is_expected_to_be_faster_by_far() -> None:
         first, *others = candidates(apart, operation, H200)
         assert first.name == "cuda-naive" and first.choice is not None
         fused = next(other for other in others if other.method == "fused" and other.choice)
-        assert fused.choice is not None and first.choice.time_us < 0.65 * fused.choice.time_us
+        assert fused.choice is not None and first.choice.time_us < 0.75 * fused.choice.time_us
     assert select(apart, "forward", H200, "fused").method == "fused"
 
 
