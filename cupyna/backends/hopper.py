@@ -8,6 +8,7 @@ from ..arrays import DeviceArray
 from ..execution import Choice, Execution
 from ..problem import DeviceSpec, Method, Operation, Problem
 from .hopper_backward import MOST_CHANNELS, backward_choice, launch_backward
+from .portable import channel_limits
 
 if TYPE_CHECKING:
     from ..kernels.hopper.costs import HopperChoice
@@ -38,13 +39,8 @@ class CudaHopper:
 
         if operation not in ("forward", "backward"):
             return ("stores no weights: 'naive' does",)
-        reasons = [*box_limits(problem, device)]
-        for name, channels in (("head_dim", problem.head_dim), ("value_dim", problem.value_dim)):
-            most = _MOST_CHANNELS if operation == "forward" else MOST_CHANNELS
-            if channels % 8 or channels > most:
-                reasons.append(
-                    f"needs a {name} that is a multiple of 8 up to {most}, got {channels}"
-                )
+        most = _MOST_CHANNELS if operation == "forward" else MOST_CHANNELS
+        reasons = [*box_limits(problem, device), *channel_limits(problem, most)]
         if max(problem.dilation) <= MOST_DILATION and not fits_boxes(problem.dilation):
             reasons.append(
                 f"finds no box of 64 queries that a dilation of {problem.dilation} leaves "

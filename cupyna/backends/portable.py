@@ -1,4 +1,4 @@
-"""What the fused backends of every GPU share: limits, how they are told, and a bias's gradient."""
+"""What the fused backends share: limits, how they are told, and a bias's gradient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..kernels.fused.params import Gradients
     from ..kernels.window.costs import WindowChoice
 
-__all__ = ["empty_statistics", "launch_bias", "limits", "told"]
+__all__ = ["channel_limits", "empty_statistics", "launch_bias", "limits", "told"]
 
 _MOST_BATCHES = 65535
 
@@ -40,17 +40,22 @@ def limits(
         reasons.append("needs rows of channels that are contiguous and aligned to 16 bytes")
     if problem.dtype not in dtypes:
         reasons.append(f"computes in {', '.join(dtypes)}, not in {problem.dtype}")
-    for name, channels in (("head_dim", problem.head_dim), ("value_dim", problem.value_dim)):
-        if channels % 8 or channels > most_channels:
-            reasons.append(
-                f"needs a {name} that is a multiple of 8 up to {most_channels}, got {channels}"
-            )
+    reasons += channel_limits(problem, most_channels)
     if problem.batch > _MOST_BATCHES or problem.heads > _MOST_BATCHES:
         reasons.append(
             f"launches at most {_MOST_BATCHES} batch entries and heads, "
             f"got {problem.batch} and {problem.heads}"
         )
     return tuple(reasons)
+
+
+def channel_limits(problem: Problem, most: int) -> list[str]:
+    """Why kernels of so many channels cannot hold a problem's."""
+    return [
+        f"needs a {name} that is a multiple of 8 up to {most}, got {channels}"
+        for name, channels in (("head_dim", problem.head_dim), ("value_dim", problem.value_dim))
+        if channels % 8 or channels > most
+    ]
 
 
 def told(

@@ -23,6 +23,7 @@ from .timing import Times
 
 __all__ = [
     "FORMAT",
+    "NOISE",
     "Comparison",
     "Journal",
     "Measurement",
@@ -36,6 +37,9 @@ __all__ = [
 
 # Of one run; later forms may hold more.
 FORMAT = "cupyna bench 2"
+
+# Slower or faster than this is more than the noise of one machine.
+NOISE = 0.03
 
 
 @dataclass(slots=True)

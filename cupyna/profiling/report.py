@@ -10,12 +10,9 @@ from rich.table import Table
 
 from ..problem import METHODS
 from .problems import SUITES, rows
-from .records import Comparison, Measurement, flops
+from .records import NOISE, Comparison, Measurement, flops
 
 __all__ = ["comparison_table", "expectations", "leads", "problem_table", "summary", "table"]
-
-# Slower or faster than this is more than the noise of one machine.
-_NOISE = 0.03
 
 
 def table(found: Sequence[Measurement]) -> Table:
@@ -56,7 +53,7 @@ def leads(found: Sequence[Measurement]) -> list[str]:
                 continue
             least = min(ratios, key=lambda name: ratios[name])
             largest = max(ratios.values())
-            beaten = sum(ratio * (1 + _NOISE) >= 1 for ratio in ratios.values()) / len(ratios)
+            beaten = sum(ratio * (1 + NOISE) >= 1 for ratio in ratios.values()) / len(ratios)
             lines.append(
                 f"{method} over {other}, {direction}, {dtype}: "
                 f"{statistics.geometric_mean(ratios.values()):.2f}x ({ratios[least]:.2f}x at "
@@ -95,7 +92,7 @@ def comparison_table(compared: Sequence[Comparison]) -> tuple[Table, str]:
     for name in ("first, ms", "second, ms", "ratio"):
         result.add_column(name, justify="right")
     for one in compared:
-        color = "green" if one.ratio > 1 + _NOISE else "red" if one.ratio < 1 - _NOISE else "none"
+        color = "green" if one.ratio > 1 + NOISE else "red" if one.ratio < 1 - NOISE else "none"
         result.add_row(
             one.problem, one.dtype, one.implementation, one.direction,
             f"{one.first_us / 1e3:.3f}", f"{one.second_us / 1e3:.3f}",
@@ -105,10 +102,10 @@ def comparison_table(compared: Sequence[Comparison]) -> tuple[Table, str]:
     if not ratios:
         return result, "the files have no time in common"
     mean = statistics.geometric_mean(ratios)
-    slower = sum(ratio < 1 - _NOISE for ratio in ratios)
+    slower = sum(ratio < 1 - NOISE for ratio in ratios)
     return result, (
         f"{len(ratios)} times; geometric mean {mean:.3f}, {min(ratios):.2f} to {max(ratios):.2f}; "
-        f"{slower} slower in the second by more than {_NOISE:.0%}"
+        f"{slower} slower in the second by more than {NOISE:.0%}"
     )
 
 

@@ -13,7 +13,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,7 +24,7 @@ import numpy as np
 from ..execution import Backend
 from ..problem import METHODS, DeviceSpec, Method, Problem
 
-__all__ = ["TOOLS", "main", "run_small_problems"]
+__all__ = ["TOOLS", "main", "only", "run_small_problems"]
 
 TOOLS = ("memcheck", "racecheck")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -106,10 +107,19 @@ def run_small_problems(method: Method, dtypes: Sequence[str]) -> int:
         for backend in dispatch.backends("cuda"):
             if backend.method != method:
                 continue
-            with patch.object(dispatch, "_ordered", lambda *_, only=backend: (only,)):
+            with only(backend):
                 for _, problem in small_problems(tuple(dtypes)):
                     count += _run(problem, backend, device)
     return count
+
+
+@contextmanager
+def only(backend: Backend) -> Iterator[None]:
+    """One backend takes every call, whatever the models hold of it."""
+    from .. import dispatch
+
+    with patch.object(dispatch, "_ordered", lambda *_: (backend,)):
+        yield
 
 
 def _run(problem: Problem, backend: Backend, device: DeviceSpec) -> bool:

@@ -11,9 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from cupyna import dispatch
 from cupyna.arrays.host import host_dtype
-from cupyna.execution import Backend
 
 LIBRARIES = [
     "numpy",
@@ -68,14 +66,6 @@ def full(library: str, shape: tuple[int, ...], dtype: str, value: float) -> Any:
 
         return cupy.full(shape, value, host_dtype(dtype))
     return np.full(shape, value, host_dtype(dtype))
-
-
-@contextmanager
-def only(backend: Backend) -> Iterator[None]:
-    """One backend takes every call, whatever the models hold of it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dispatch, "_ordered", lambda *_: (backend,))
-        yield
 
 
 @contextmanager

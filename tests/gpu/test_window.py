@@ -31,8 +31,9 @@ from cupyna.testing import (
     stored_forward,
 )
 from cupyna.testing.cases import small_problems
+from cupyna.testing.sanitize import only
 
-from .libraries import each_gpu_library, get, guarded, only, put
+from .libraries import each_gpu_library, get, guarded, put
 
 DTYPES = ("float16", "bfloat16")
 MOST_CHANNELS = 128

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...tiles import TilePlan
 from ..implementations import DIRECTIONS, PIECES
-from ..records import flops
+from ..records import NOISE, flops
 from .plots import dots
 from .results import Found, Results, load, machine, slug, table
 
@@ -18,9 +18,6 @@ __all__ = ["describe", "floor_us", "write"]
 _DIRECTIONS = (*DIRECTIONS, *PIECES)
 _DENSE = "cuDNN, dense"
 _ROWS = 64
-
-# As slow as this is as fast: the noise of one machine.
-_NOISE = 1.03
 
 
 def write(results: Path, generated: Path) -> str:
@@ -129,7 +126,7 @@ def _behind(file: Results, dtype: str, direction: str, names: list[str]) -> Iter
         is_whole = found.problem.kernel_size == found.problem.spatial
         if mine is None or other is None or (name.endswith("dense") and not is_whole):
             continue
-        if name != "fused" and mine > _NOISE * other:
+        if name != "fused" and mine > (1 + NOISE) * other:
             faster.append(f"{found.name}: {name} takes {other / mine:.2f} of its time")
     if any(found.time_us("fused", direction) for found in file.of(dtype)):
         told = "; ".join(faster) or "nowhere"

@@ -9,13 +9,11 @@ from pathlib import Path
 
 from ...dispatch import backends
 from ..implementations import DIRECTIONS
+from ..records import NOISE
 from .cases import describe
 from .results import Found, Results, load, machine, table
 
 __all__ = ["write_cases", "write_sweep"]
-
-# As slow as this is as fast: the noise of one machine.
-_NOISE = 1.03
 
 _DIMENSIONS = {1: "1-D", 2: "2-D", 3: "3-D"}
 
@@ -91,12 +89,12 @@ def _families(found: list[Found], names: list[str], method: str, direction: str)
                 rows.append((dimensions, name, *map(str, map(len, (served, fastest, chosen)))))
     yield from table(("problems", "kernels", "served", "fastest", "chosen"), rows)
     ratios = {one.name: _lost(one, names, method, direction) for one in found}
-    behind = sorted((name for name in ratios if ratios[name] > _NOISE), key=lambda n: -ratios[n])
+    behind = sorted((name for name in ratios if ratios[name] > 1 + NOISE), key=lambda n: -ratios[n])
     told = "; ".join(f"{name}: {ratios[name]:.2f}x" for name in behind[:3]) or "nowhere"
     yield (
         f"What *{method}* takes, over the fastest of its kernels: "
         f"{statistics.geometric_mean(ratios.values()):.3f}x in geometric mean, more than "
-        f"{_NOISE:.2f}x on {len(behind)} of {len(ratios)} problems; the most: {told}."
+        f"{1 + NOISE:.2f}x on {len(behind)} of {len(ratios)} problems; the most: {told}."
     )
     yield ""
 

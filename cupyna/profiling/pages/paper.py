@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..records import NOISE
 from .plots import Curves, curves
 from .published import PAPER_BEATEN, PAPER_FLASH, PAPER_GAINS
 from .results import Found, Results, load, machine, table
@@ -15,9 +16,6 @@ __all__ = ["write"]
 
 _DIMENSIONS = {"1-D": "paper-1d", "2-D": "paper-2d", "3-D": "paper-3d"}
 _METHODS = ("naive", "gemm", "fused")
-
-# As slow as this is as fast: the noise of one machine.
-_NOISE = 1.03
 
 # Problems that are named.
 _WORST = 5
@@ -63,7 +61,7 @@ def _ratios(found: Sequence[Found], fast: str, slow: str, direction: str) -> lis
 
 def _share(ratios: Sequence[float]) -> float:
     """Percent of problems in which the first matches or beats the second."""
-    return 100 * sum(ratio * _NOISE >= 1 for ratio in ratios) / len(ratios)
+    return 100 * sum(ratio * (1 + NOISE) >= 1 for ratio in ratios) / len(ratios)
 
 
 def _beaten(swept: Results) -> Iterator[str]:
@@ -189,7 +187,7 @@ def _behind(swept: Results) -> Iterator[str]:
                 and (other_us := found.time_us(other, direction)) is not None
                 and mine_us > _SHORT_US
             }
-            slower = sorted((r, name) for name, r in ratios.items() if r * _NOISE < 1)
+            slower = sorted((r, name) for name, r in ratios.items() if r * (1 + NOISE) < 1)
             if slower and (method, other) != ("gemm", "fused"):
                 worst = "; ".join(f"{name}: {1 / ratio:.2f}x" for ratio, name in slower[:_NAMED])
                 count = f"{len(slower)} of {len(ratios)}"
@@ -198,7 +196,7 @@ def _behind(swept: Results) -> Iterator[str]:
     yield ""
     yield (
         f"Problems of more than {_SHORT_US} us in which a method takes more than "
-        f"{100 * (_NOISE - 1):.0f} % longer than a simpler one, or than another library, when it "
+        f"{100 * NOISE:.0f} % longer than a simpler one, or than another library, when it "
         'is asked for by name; `method="auto"` takes the one that it expects to be fastest.'
     )
     yield ""
