@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from .operands import BackwardArrays, BackwardBesideArrays, ForwardArrays, ForwardBesideArrays
 from .problem import DeviceSpec, Method, Operation, Problem
 
 __all__ = ["Backend", "BesideBackend", "Choice", "Execution", "UnfusedBackend"]
@@ -98,36 +99,12 @@ class Backend(Protocol):
         """How it would be run."""
 
     def forward(
-        self,
-        problem: Problem,
-        scale: float,
-        execution: Execution,
-        q: Any,
-        k: Any,
-        v: Any,
-        bias: Any | None,
-        out: Any,
-        lse: Any | None,
+        self, problem: Problem, scale: float, execution: Execution, arrays: ForwardArrays[Any]
     ) -> None:
         """``out = softmax(scale * q k^T + bias) v`` and the log-sum-exp of each row."""
 
     def backward(
-        self,
-        problem: Problem,
-        scale: float,
-        execution: Execution,
-        dout: Any,
-        q: Any,
-        k: Any,
-        v: Any,
-        bias: Any | None,
-        out: Any,
-        lse: Any,
-        dlse: Any | None,
-        dq: Any,
-        dk: Any,
-        dv: Any,
-        dbias: Any | None,
+        self, problem: Problem, scale: float, execution: Execution, arrays: BackwardArrays[Any]
     ) -> None:
         """Gradients of :meth:`forward`."""
 
@@ -189,20 +166,9 @@ class BesideBackend(Backend, Protocol):
         """Whether it does for a problem that it does not refuse."""
 
     def forward_beside(
-        self,
-        problem: Problem,
-        scale: float,
-        execution: Execution,
-        q: Any,
-        k: Any,
-        v: Any,
-        bias: Any | None,
-        more_k: Any | None,
-        more_v: Any | None,
-        out: Any,
-        lse: Any | None,
+        self, problem: Problem, scale: float, execution: Execution, arrays: ForwardBesideArrays[Any]
     ) -> None:
-        """:meth:`forward` where every query sees more keys, ``[batch, tokens, kv_heads, ...]``."""
+        """:meth:`forward` where every query sees more keys than those of its window."""
 
     def slices_beside(self, problem: Problem, tokens: int, device: DeviceSpec) -> int | None:
         """Slices of :meth:`backward_beside`; None where it cannot run."""
@@ -212,20 +178,6 @@ class BesideBackend(Backend, Protocol):
         problem: Problem,
         scale: float,
         execution: Execution,
-        dout: Any,
-        q: Any,
-        more_k: Any,
-        more_v: Any,
-        out: Any,
-        lse: Any,
-        dlse: Any | None,
-        window_dq: Any,
-        dq: Any,
-        key_sums: Any,
-        value_sums: Any,
+        arrays: BackwardBesideArrays[Any],
     ) -> None:
-        """What those keys add to backward of the windows, given `out` and `lse` of all keys.
-
-        `dq` is `window_dq` and more; sums are ``[slices, batch, tokens, kv_heads, channels]``, of
-        the accumulator's type.
-        """
+        """What those keys add to backward of the windows."""

@@ -13,6 +13,7 @@ from .devices import device_spec
 from .dispatch import candidates, select
 from .execution import Backend, Execution, UnfusedBackend
 from .explanation import Explanation
+from .operands import BackwardArrays, ForwardArrays
 from .problem import Operation
 
 __all__ = [
@@ -50,15 +51,7 @@ def neighborhood_attention(
     backend, execution = _prepare(call, "forward")
     if problem.batch:
         backend.forward(
-            problem,
-            call.scale,
-            execution,
-            q=call.view("q"),
-            k=call.view("k"),
-            v=call.view("v"),
-            bias=call.view("bias"),
-            out=results.views["out"],
-            lse=results.views.get("lse"),
+            problem, call.scale, execution, ForwardArrays.of({**call.views, **results.views})
         )
     attended = results.hand_back("out") if out is None else out
     return (attended, results.hand_back("lse")) if return_lse else attended
@@ -88,21 +81,7 @@ def neighborhood_attention_backward(
     backend, execution = _prepare(call, "backward")
     if call.problem.batch:
         backend.backward(
-            call.problem,
-            call.scale,
-            execution,
-            dout=call.view("dout"),
-            q=call.view("q"),
-            k=call.view("k"),
-            v=call.view("v"),
-            bias=call.view("bias"),
-            out=call.view("out"),
-            lse=call.view("lse"),
-            dlse=call.view("dlse"),
-            dq=results.views["dq"],
-            dk=results.views["dk"],
-            dv=results.views["dv"],
-            dbias=results.views.get("dbias"),
+            call.problem, call.scale, execution, BackwardArrays.of({**call.views, **results.views})
         )
     return results.hand_back_all()
 

@@ -15,6 +15,7 @@ from .arrays import DeviceArray, has_vector_rows
 from .devices import device_spec
 from .dispatch import backends, select
 from .execution import BesideBackend, Execution
+from .operands import BackwardArrays, BackwardBesideArrays, ForwardArrays, ForwardBesideArrays
 from .problem import Operation
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def plan_forward(arrays: Mapping[str, Any], options: Options, with_lse: bool) ->
     results = {"out": ((*heads, problem.value_dim), problem.dtype)}
     if with_lse:
         results["lse"] = (heads, problem.accumulator)
-    return _plan(call, "forward", results, ("q", "k", "v", "bias", "out", "lse"))
+    return _plan(call, "forward", ForwardArrays, results)
 
 
 def plan_forward_beside(arrays: Mapping[str, Any], options: Options) -> Plan | None:
@@ -95,8 +96,8 @@ def plan_forward_beside(arrays: Mapping[str, Any], options: Options) -> Plan | N
                 "out": ((*heads, problem.value_dim), problem.dtype),
                 "lse": (heads, problem.accumulator),
             }
-            names = (*arrays, *results)
-            return _record(call, backend, backend.forward_beside, more, results, names)
+            run = backend.forward_beside
+            return _record(call, backend, run, ForwardBesideArrays, more, results)
     return None
 
 
@@ -128,11 +129,9 @@ def plan_backward_beside(arrays: Mapping[str, Any], options: Options) -> Plan | 
                 "key_sums": ((slices, *more_k.shape), problem.accumulator),
                 "value_sums": ((slices, *more_v.shape), problem.accumulator),
             }
-            names = (
-                "dout", "q", "more_k", "more_v", "out", "lse", "dlse", "window_dq", *results,
-            )  # fmt: skip
+            run = backend.backward_beside
             added = {**more, "window_dq": call.library.view(window_dq)}
-            return _record(call, backend, backend.backward_beside, added, results, names)
+            return _record(call, backend, run, BackwardBesideArrays, added, results)
     return None
 
 
@@ -176,14 +175,14 @@ def plan_backward(arrays: Mapping[str, Any], options: Options) -> Plan | None:
         for name in ("q", "k", "v", "bias")
         if name in call.views
     }
-    return _plan(call, "backward", results, (*arrays, "dq", "dk", "dv", "dbias"))
+    return _plan(call, "backward", BackwardArrays, results)
 
 
 def _plan(
     call: Call,
-    operation: Any,
+    operation: Operation,
+    kind: type[Any],
     results: Mapping[str, tuple[tuple[int, ...], str]],
-    names: tuple[str, ...],
 ) -> Plan | None:
     device = device_spec(call.device)
     backend = select(call.problem, operation, device, call.method)
@@ -191,16 +190,16 @@ def _plan(
     is_tuned = getattr(backend, "is_tuned", None)
     if call.tune and is_tuned is not None and not is_tuned(call.problem, operation, device):
         return None
-    return _record(call, backend, getattr(backend, operation), {}, results, names)
+    return _record(call, backend, getattr(backend, operation), kind, {}, results)
 
 
 def _record(
     call: Call,
     backend: Any,
     run: Callable[..., None],
+    kind: type[Any],
     more: Mapping[str, Any],
     results: Mapping[str, tuple[tuple[int, ...], str]],
-    names: tuple[str, ...],
 ) -> Plan | None:
     is_recordable = getattr(backend, "is_recordable", False)
     if call.device.kind != "cuda" or not is_recordable or not call.problem.batch:
@@ -216,7 +215,7 @@ def _record(
 
     def repeat(views: Mapping[str, Any], empty: Any) -> None:
         execution = Execution(device, 0, empty, call.tune)
-        run(call.problem, call.scale, execution, **{name: views.get(name) for name in names})
+        run(call.problem, call.scale, execution, kind.of(views))
 
     recording = record(arrays, index, repeat)
     return None if recording is None else Plan(results, recording)

@@ -11,6 +11,7 @@ from cupyna.arrays.host import host_dtype
 from cupyna.backends.cpu import BACKENDS
 from cupyna.backends.cpu import fused as fused_module
 from cupyna.execution import Backend, Execution
+from cupyna.operands import BackwardArrays, ForwardArrays
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import (
     Inputs,
@@ -43,7 +44,7 @@ def check_forward(backend: Backend, problem: Problem, given: Inputs) -> None:
     q, k, v, bias = given.q, given.k, given.v, given.bias
     out = poisoned((*q.shape[:-1], problem.value_dim), problem.dtype)
     lse = poisoned(q.shape[:-1], problem.accumulator)
-    backend.forward(problem, given.scale, EXECUTION, q, k, v, bias, out, lse)
+    backend.forward(problem, given.scale, EXECUTION, ForwardArrays(q, k, v, bias, out, lse))
     expected = expected_forward(problem, given)
     expected["out"].check(out)
     expected["lse"].check(lse)
@@ -55,10 +56,8 @@ def check_backward(backend: Backend, problem: Problem, given: Inputs, with_dlse:
     dlse = given.dlse if with_dlse else None
     dq, dk, dv = (poisoned(a.shape, problem.dtype) for a in (q, k, v))
     dbias = None if bias is None else poisoned(bias.shape, problem.dtype)
-    backend.backward(
-        problem, given.scale, EXECUTION,
-        given.dout, q, k, v, bias, out, lse, dlse, dq, dk, dv, dbias,
-    )  # fmt: skip
+    arrays = BackwardArrays(q, k, v, bias, out, lse, given.dout, dlse, dq, dk, dv, dbias)
+    backend.backward(problem, given.scale, EXECUTION, arrays)
     found = {"dq": dq, "dk": dk, "dv": dv, "dbias": dbias}
     for name, expected in expected_backward(problem, given, with_dlse).items():
         expected.check(found[name])
@@ -129,10 +128,10 @@ def test_threads_do_not_change_a_bit(backend: Backend, monkeypatch: pytest.Monke
     for threads in ("1", "3", "3"):
         monkeypatch.setenv("CUPYNA_NUM_THREADS", threads)
         gradients = [poisoned(a.shape, "float32") for a in (given.q, given.k, given.v, given.bias)]
-        backend.backward(
-            problem, given.scale, EXECUTION,
-            given.dout, given.q, given.k, given.v, given.bias, out, lse, None, *gradients,
-        )  # fmt: skip
+        arrays = BackwardArrays(
+            given.q, given.k, given.v, given.bias, out, lse, given.dout, None, *gradients
+        )
+        backend.backward(problem, given.scale, EXECUTION, arrays)
         results.append(gradients)
     for other in results[1:]:
         for first, second in zip(results[0], other, strict=True):

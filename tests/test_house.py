@@ -17,7 +17,7 @@ DEVICE = ROOT / "cuda_src"
 PYTHON_FLOORS = (
     ("_version", "geometry"),
     ("problem",),
-    ("arrays", "tiles"),
+    ("arrays", "operands", "tiles"),
     ("execution", "overlap", "reference"),
     ("tolerance",),
     ("kernels",),

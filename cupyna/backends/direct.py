@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..arrays import DeviceArray
 from ..execution import Choice, Execution
+from ..operands import BackwardArrays, ForwardArrays
 from ..problem import DeviceSpec, Method, Operation, Problem
 from .portable import empty_statistics, launch_bias, limits, told
 
@@ -57,18 +58,13 @@ class CudaDirect:
         problem: Problem,
         scale: float,
         execution: Execution,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        bias: DeviceArray | None,
-        out: DeviceArray,
-        lse: DeviceArray | None,
+        arrays: ForwardArrays[DeviceArray],
     ) -> None:
         from ..kernels.direct.launches import launch_direct
         from ..kernels.direct.params import pack_direct
 
         (chosen,) = _passes(problem, "forward", execution.device)
-        params = pack_direct(problem, scale, chosen, q, k, v, bias, out, lse)
+        params = pack_direct(problem, scale, chosen, arrays)
         launch_direct(problem, chosen, execution.device, execution.stream, params)
 
     def backward(
@@ -76,31 +72,18 @@ class CudaDirect:
         problem: Problem,
         scale: float,
         execution: Execution,
-        dout: DeviceArray,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        bias: DeviceArray | None,
-        out: DeviceArray,
-        lse: DeviceArray,
-        dlse: DeviceArray | None,
-        dq: DeviceArray,
-        dk: DeviceArray,
-        dv: DeviceArray,
-        dbias: DeviceArray | None,
+        arrays: BackwardArrays[DeviceArray],
     ) -> None:
         from ..kernels.direct.launches import launch_direct
         from ..kernels.direct.params import pack_direct_gradient
-        from ..kernels.fused.params import Gradients
+        from ..kernels.fused.params import BackwardRoom
 
-        gradients = Gradients(dout, dlse, dq, dk, dv, empty_statistics(problem, execution))
+        room = BackwardRoom(empty_statistics(problem, execution))
         for chosen in _passes(problem, "backward", execution.device):
-            params = pack_direct_gradient(
-                problem, scale, chosen, q, k, v, bias, out, lse, gradients
-            )
+            params = pack_direct_gradient(problem, scale, chosen, arrays, room)
             launch_direct(problem, chosen, execution.device, execution.stream, params)
-        if bias is not None and dbias is not None:
-            launch_bias(problem, scale, execution, q, k, v, bias, out, lse, gradients, dbias)
+        if arrays.dbias is not None:
+            launch_bias(problem, scale, execution, arrays, room)
 
 
 def _passes(problem: Problem, operation: Operation, device: DeviceSpec) -> tuple[DirectChoice, ...]:

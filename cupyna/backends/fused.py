@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..arrays import DeviceArray
 from ..execution import Choice, Execution
+from ..operands import BackwardArrays, BackwardBesideArrays, ForwardArrays, ForwardBesideArrays
 from ..problem import DeviceSpec, Method, Operation, Problem
 from .portable import empty_statistics, launch_bias, limits, told
 from .rows import launch_rows
@@ -20,6 +21,7 @@ from .rows import launch_rows
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..kernels.fused.heuristics import FusedChoice
     from ..kernels.fused.tuning import Passes
 
 __all__ = ["CudaFused"]
@@ -62,14 +64,13 @@ class CudaFused:
         problem: Problem,
         scale: float,
         execution: Execution,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        bias: DeviceArray | None,
-        out: DeviceArray,
-        lse: DeviceArray | None,
+        arrays: ForwardArrays[DeviceArray],
     ) -> None:
-        self.forward_beside(problem, scale, execution, q, k, v, bias, None, None, out, lse)
+        def run(passes: Passes) -> None:
+            for chosen in passes:
+                _launch_forward(problem, scale, execution, chosen, arrays)
+
+        run(_passes(problem, "forward", execution, run))
 
     def takes_beside(self, problem: Problem, device: DeviceSpec) -> bool:
         """Whether a shape that :meth:`forward_beside` can run holds the problem's channels."""
@@ -86,35 +87,12 @@ class CudaFused:
         problem: Problem,
         scale: float,
         execution: Execution,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        bias: DeviceArray | None,
-        more_k: DeviceArray | None,
-        more_v: DeviceArray | None,
-        out: DeviceArray,
-        lse: DeviceArray | None,
+        arrays: ForwardBesideArrays[DeviceArray],
     ) -> None:
-        """Forward with keys and values that every query sees beside its window.
-
-        They are ``[batch, tokens, kv_heads, channels]``, with rows as the problem's have them.
-        """
         from ..kernels.fused.heuristics import fused_forward_choice
-        from ..kernels.fused.launches import launch_fused
-        from ..kernels.fused.params import pack_attention
 
-        more = None if more_k is None or more_v is None else (more_k, more_v)
-
-        def run(passes: Passes) -> None:
-            for chosen in passes:
-                tiles = chosen.row_tile, chosen.column_tile
-                params = pack_attention(problem, scale, *tiles, q, k, v, bias, out, lse, more)
-                launch_fused(problem, chosen, execution.device, execution.stream, params)
-
-        if more is None:
-            run(_passes(problem, "forward", execution, run))
-        else:
-            run((fused_forward_choice(problem, execution.device, True),))
+        chosen = fused_forward_choice(problem, execution.device, True)
+        _launch_forward(problem, scale, execution, chosen, arrays)
 
     def slices_beside(self, problem: Problem, tokens: int, device: DeviceSpec) -> int | None:
         """Slices of queries whose sums :meth:`backward_beside` gives; None where no kernel can."""
@@ -128,37 +106,19 @@ class CudaFused:
         problem: Problem,
         scale: float,
         execution: Execution,
-        dout: DeviceArray,
-        q: DeviceArray,
-        more_k: DeviceArray,
-        more_v: DeviceArray,
-        out: DeviceArray,
-        lse: DeviceArray,
-        dlse: DeviceArray | None,
-        window_dq: DeviceArray,
-        dq: DeviceArray,
-        key_sums: DeviceArray,
-        value_sums: DeviceArray,
+        arrays: BackwardBesideArrays[DeviceArray],
     ) -> None:
-        """What keys and values beside the windows add to backward.
-
-        `out` and `lse` are those of all keys. The gradients of queries are written whole, those of
-        the keys and values as float32 sums, ``[slices, batch, tokens, kv_heads, channels]``.
-        """
         from ..kernels.fused.beside import beside_choice
         from ..kernels.fused.launches import launch_fused
-        from ..kernels.fused.params import Gradients, pack_beside_gradient
+        from ..kernels.fused.params import BackwardRoom, pack_beside_gradient
 
-        tokens = more_k.shape[1]
-        choice = beside_choice(problem, tokens, execution.device)
+        choice = beside_choice(problem, arrays.more_k.shape[1], execution.device)
         assert choice is not None, "refused"
-        statistics = empty_statistics(problem, execution)
-        gradients = Gradients(dout, dlse, dq, more_k, more_v, statistics)
+        room = BackwardRoom(empty_statistics(problem, execution))
         for chosen, key_tiles in ((choice.queries, 0), (choice.keys, choice.key_tiles)):
             params = pack_beside_gradient(
                 choice.problem, scale, chosen.row_tile, chosen.column_tile, choice.slices,
-                key_tiles, (q, more_k, more_v, out), lse, gradients, window_dq,
-                (key_sums, value_sums),
+                key_tiles, arrays, room,
             )  # fmt: skip
             blocks = choice.count * key_tiles if key_tiles else None
             launch_fused(choice.problem, chosen, execution.device, execution.stream, params, blocks)
@@ -168,21 +128,10 @@ class CudaFused:
         problem: Problem,
         scale: float,
         execution: Execution,
-        dout: DeviceArray,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        bias: DeviceArray | None,
-        out: DeviceArray,
-        lse: DeviceArray,
-        dlse: DeviceArray | None,
-        dq: DeviceArray,
-        dk: DeviceArray,
-        dv: DeviceArray,
-        dbias: DeviceArray | None,
+        arrays: BackwardArrays[DeviceArray],
     ) -> None:
         from ..kernels.fused.launches import launch_fused
-        from ..kernels.fused.params import Gradients, SumOrder, pack_gradient
+        from ..kernels.fused.params import BackwardRoom, SumOrder, pack_gradient
 
         queries = problem.batch * problem.heads * math.prod(problem.spatial)
         statistics = empty_statistics(problem, execution)
@@ -193,14 +142,11 @@ class CudaFused:
             is_lone = len(passes) == 1
             if is_lone and not sums:
                 sums = execution.empty((queries, _sums(problem)), "float32").pointer
-            gradients = Gradients(dout, dlse, dq, dk, dv, statistics, sums, SumOrder.BY_THREAD)
+            room = BackwardRoom(statistics, sums, SumOrder.BY_THREAD)
             params = [
-                pack_gradient(
-                    problem, scale, chosen.row_tile, chosen.column_tile,
-                    q, k, v, bias, out, lse, gradients,
-                )
+                pack_gradient(problem, scale, chosen.row_tile, chosen.column_tile, arrays, room)
                 for chosen in passes
-            ]  # fmt: skip
+            ]
             if is_lone:
                 launch_rows("fused_statistics", problem, execution, params[0])
             for chosen, of_pass in zip(passes, params, strict=True):
@@ -209,9 +155,8 @@ class CudaFused:
                 launch_rows("fused_query_gradients", problem, execution, params[0])
 
         run(_passes(problem, "backward", execution, run))
-        if bias is not None and dbias is not None:
-            gradients = Gradients(dout, dlse, dq, dk, dv, statistics)
-            launch_bias(problem, scale, execution, q, k, v, bias, out, lse, gradients, dbias)
+        if arrays.dbias is not None:
+            launch_bias(problem, scale, execution, arrays, BackwardRoom(statistics))
 
     def is_tuned(self, problem: Problem, operation: Operation, device: DeviceSpec) -> bool:
         """Whether nothing is left to measure for a call with ``tune=True``."""
@@ -234,6 +179,20 @@ def _passes(
         return kept_launches(lambda: run(passes), execution.stream)
 
     return tuned_passes(problem, operation, execution.device, execution.stream, launches)
+
+
+def _launch_forward(
+    problem: Problem,
+    scale: float,
+    execution: Execution,
+    chosen: FusedChoice,
+    arrays: ForwardArrays[DeviceArray],
+) -> None:
+    from ..kernels.fused.launches import launch_fused
+    from ..kernels.fused.params import pack_attention
+
+    params = pack_attention(problem, scale, chosen.row_tile, chosen.column_tile, arrays)
+    launch_fused(problem, chosen, execution.device, execution.stream, params)
 
 
 def _sums(problem: Problem) -> int:

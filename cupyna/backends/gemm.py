@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..arrays.device_array import DeviceArray
 from ..execution import Choice, Execution
+from ..operands import BackwardArrays, ForwardArrays
 from ..problem import DeviceSpec, Method, Operation, Problem
 from .naive import CudaNaive
 
@@ -91,12 +92,7 @@ class CudaGemm:
         problem: Problem,
         scale: float,
         execution: Execution,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        bias: DeviceArray | None,
-        out: DeviceArray,
-        lse: DeviceArray | None,
+        arrays: ForwardArrays[DeviceArray],
     ) -> None:
         for part, run in _runs(problem, "forward", execution):
             of_q, of_k, of_bias = part.of_queries, part.of_keys, part.of_bias
@@ -104,40 +100,21 @@ class CudaGemm:
             plan = run.plan("forward", problem.head_dim)
             weights, maxima = run.fragments(plan), run.maxima(plan)
             run.weights(
-                plan, of_q(q), of_k(k), weights, maxima, scale, bias=of_bias(bias), lse=of_q(lse)
-            )
-            run.values(plan, weights, of_k(v), of_q(out), 1.0, maxima=maxima)
+                plan, of_q(arrays.q), of_k(arrays.k), weights, maxima, scale,
+                bias=of_bias(arrays.bias), lse=of_q(arrays.lse),
+            )  # fmt: skip
+            run.values(plan, weights, of_k(arrays.v), of_q(arrays.out), 1.0, maxima=maxima)
 
     def backward(
         self,
         problem: Problem,
         scale: float,
         execution: Execution,
-        dout: DeviceArray,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        bias: DeviceArray | None,
-        out: DeviceArray,
-        lse: DeviceArray,
-        dlse: DeviceArray | None,
-        dq: DeviceArray,
-        dk: DeviceArray,
-        dv: DeviceArray,
-        dbias: DeviceArray | None,
+        arrays: BackwardArrays[DeviceArray],
     ) -> None:
         for part, run in _runs(problem, "backward", execution):
-            of_q, of_k = part.of_queries, part.of_keys
-            given = of_q(dout), of_q(q), of_k(k), of_k(v)
-            before = of_q(out), of_q(lse), of_q(dlse)
-            gradients = of_q(dq), of_k(dk), of_k(dv)
-            if run.keeps_fragments:
-                _backward(run, scale, *given, *before, *gradients)
-            else:
-                of_bias = part.of_bias
-                _compact_backward(
-                    run, scale, *given, of_bias(bias), *before, *gradients, of_bias(dbias)
-                )
+            backward = _backward if run.keeps_fragments else _compact_backward
+            backward(run, scale, _backward_of(part, arrays))
 
     def qk(
         self,
@@ -256,57 +233,40 @@ def _runs(
         yield part, GemmProducts(part.problem, shared)
 
 
-def _backward(
-    run: GemmProducts,
-    scale: float,
-    dout: DeviceArray,
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    out: DeviceArray,
-    lse: DeviceArray,
-    dlse: DeviceArray | None,
-    dq: DeviceArray,
-    dk: DeviceArray,
-    dv: DeviceArray,
-) -> None:
+def _backward_of(part: Part, arrays: BackwardArrays[DeviceArray]) -> BackwardArrays[DeviceArray]:
+    """What of a call's arrays is a part's."""
+    of_q, of_k, of_bias = part.of_queries, part.of_keys, part.of_bias
+    return BackwardArrays(
+        q=of_q(arrays.q), k=of_k(arrays.k), v=of_k(arrays.v), bias=of_bias(arrays.bias),
+        out=of_q(arrays.out), lse=of_q(arrays.lse),
+        dout=of_q(arrays.dout), dlse=of_q(arrays.dlse),
+        dq=of_q(arrays.dq), dk=of_k(arrays.dk), dv=of_k(arrays.dv), dbias=of_bias(arrays.dbias),
+    )  # fmt: skip
+
+
+def _backward(run: GemmProducts, scale: float, arrays: BackwardArrays[DeviceArray]) -> None:
     of_queries, of_keys = run.gradient_plan("query"), run.gradient_plan("key")
     kept = [plan for plan in (of_queries, of_keys) if not plan.leaves_rows]
     # Fragments of queries have been used when those of keys come.
     dscores = run.fragments(*kept) if kept else None
-    of_dq = dq if dscores is None or of_queries.leaves_rows else dscores
-    statistics = run.query_gradients(of_queries, scale, dout, q, k, v, out, lse, dlse, of_dq)
-    if of_dq is not dq:
-        run.values(of_queries, of_dq, k, dq, scale)
+    of_dq = arrays.dq if dscores is None or of_queries.leaves_rows else dscores
+    statistics = run.query_gradients(of_queries, scale, arrays, of_dq)
+    if of_dq is not arrays.dq:
+        run.values(of_queries, of_dq, arrays.k, arrays.dq, scale)
     if dscores is None or of_keys.leaves_rows:
-        run.key_gradients(of_keys, scale, dout, q, k, v, statistics, dv, dk)
+        run.key_gradients(of_keys, scale, arrays, statistics, arrays.dv, arrays.dk)
         return
     weights = run.fragments(of_keys)
-    run.key_gradients(of_keys, scale, dout, q, k, v, statistics, weights, dscores)
-    run.values(of_keys, weights, dout, dv, 1.0)
-    run.values(of_keys, dscores, q, dk, scale)
+    run.key_gradients(of_keys, scale, arrays, statistics, weights, dscores)
+    run.values(of_keys, weights, arrays.dout, arrays.dv, 1.0)
+    run.values(of_keys, dscores, arrays.q, arrays.dk, scale)
 
 
-def _compact_backward(
-    run: GemmProducts,
-    scale: float,
-    dout: DeviceArray,
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    bias: DeviceArray | None,
-    out: DeviceArray,
-    lse: DeviceArray,
-    dlse: DeviceArray | None,
-    dq: DeviceArray,
-    dk: DeviceArray,
-    dv: DeviceArray,
-    dbias: DeviceArray | None,
-) -> None:
+def _compact_backward(run: GemmProducts, scale: float, arrays: BackwardArrays[DeviceArray]) -> None:
     rows, drows = run.rows(), run.rows()
-    run.score_gradients(scale, dout, q, k, v, bias, out, lse, dlse, weights=rows, dscores=drows)
-    run.inverse(rows, dout, dv, 1.0)
-    run.outputs(drows, k, dq, scale)
-    run.inverse(drows, q, dk, scale)
-    if dbias is not None:
-        run.bias_gradient(drows, dbias)
+    run.score_gradients(scale, arrays, weights=rows, dscores=drows)
+    run.inverse(rows, arrays.dout, arrays.dv, 1.0)
+    run.outputs(drows, arrays.k, arrays.dq, scale)
+    run.inverse(drows, arrays.q, arrays.dk, scale)
+    if arrays.dbias is not None:
+        run.bias_gradient(drows, arrays.dbias)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..arrays import DeviceArray
 from ..execution import Choice, Execution
+from ..operands import BackwardArrays, ForwardArrays
 from ..problem import DeviceSpec, Method, Operation, Problem
 from .hopper_backward import MOST_CHANNELS, backward_choice, launch_backward
 from .portable import channel_limits
@@ -77,41 +78,21 @@ class CudaHopper:
         problem: Problem,
         scale: float,
         execution: Execution,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        bias: DeviceArray | None,
-        out: DeviceArray,
-        lse: DeviceArray | None,
+        arrays: ForwardArrays[DeviceArray],
     ) -> None:
-        launch_forward(
-            problem, scale, execution, _chosen(problem, execution.device), q, k, v, out, lse
-        )
+        launch_forward(problem, scale, execution, _chosen(problem, execution.device), arrays)
 
     def backward(
         self,
         problem: Problem,
         scale: float,
         execution: Execution,
-        dout: DeviceArray,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        bias: DeviceArray | None,
-        out: DeviceArray,
-        lse: DeviceArray,
-        dlse: DeviceArray | None,
-        dq: DeviceArray,
-        dk: DeviceArray,
-        dv: DeviceArray,
-        dbias: DeviceArray | None,
+        arrays: BackwardArrays[DeviceArray],
     ) -> None:
         from ..kernels.hopper.gradient_heuristics import hopper_gradient_passes
 
         passes = hopper_gradient_passes(problem, execution.device)
-        launch_backward(
-            problem, scale, execution, passes, dout, q, k, v, out, lse, dlse, dq, dk, dv
-        )
+        launch_backward(problem, scale, execution, passes, arrays)
 
 
 def box_limits(problem: Problem, device: DeviceSpec) -> tuple[str, ...]:
@@ -140,11 +121,7 @@ def launch_forward(
     scale: float,
     execution: Execution,
     chosen: HopperChoice,
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    out: DeviceArray,
-    lse: DeviceArray | None,
+    arrays: ForwardArrays[DeviceArray],
 ) -> None:
     """Queue forward with given tiles."""
     from ..kernels.hopper.params import pack_hopper
@@ -154,7 +131,7 @@ def launch_forward(
 
     variant = chosen.shape.variant(problem.dtype)
     grid = schedule(problem, chosen, execution.device)
-    params = pack_hopper(problem, scale, chosen, q, k, v, out, lse, grid)
+    params = pack_hopper(problem, scale, chosen, arrays, grid)
     launch(
         load(variant, execution.device.index),
         (grid.blocks, 1, 1),

@@ -10,7 +10,9 @@ import numpy as np
 
 from ..arrays import DeviceArray
 from ..execution import Choice, Execution
+from ..operands import BackwardArrays
 from ..problem import DeviceSpec, Problem
+from .portable import empty_statistics
 from .rows import launch_rows
 
 if TYPE_CHECKING:
@@ -45,35 +47,26 @@ def launch_backward(
     scale: float,
     execution: Execution,
     passes: tuple[HopperGradientChoice, ...],
-    dout: DeviceArray,
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    out: DeviceArray,
-    lse: DeviceArray,
-    dlse: DeviceArray | None,
-    dq: DeviceArray,
-    dk: DeviceArray,
-    dv: DeviceArray,
+    arrays: BackwardArrays[DeviceArray],
 ) -> None:
     """Queue backward with given passes."""
-    from ..kernels.fused.params import Gradients, SumOrder, pack_gradient
+    from ..kernels.fused.params import BackwardRoom, SumOrder, pack_gradient
     from ..kernels.hopper.gradient_params import pack_hopper_gradient
     from ..kernels.hopper.gradient_schedule import gradient_schedule
 
-    queries = problem.batch * problem.heads * math.prod(problem.spatial)
-    gradients = Gradients(dout, dlse, dq, dk, dv, execution.empty((queries, 2), "float32").pointer)
+    room = BackwardRoom(empty_statistics(problem, execution))
     sums_queries = passes[-1].shape.sums_queries
     if sums_queries:
+        queries = problem.batch * problem.heads * math.prod(problem.spatial)
         sums = execution.empty((queries, problem.head_dim), "float32").pointer
-        gradients = replace(gradients, query_sums=sums, sum_order=SumOrder.TURNED)
+        room = replace(room, query_sums=sums, sum_order=SumOrder.TURNED)
     ones = (1,) * problem.rank
-    of_rows = pack_gradient(problem, scale, ones, ones, q, k, v, None, out, lse, gradients)
+    of_rows = pack_gradient(problem, scale, ones, ones, arrays, room)
     launch_rows("fused_statistics", problem, execution, of_rows)
     for chosen in passes:
         grid = gradient_schedule(problem, chosen, execution.device)
         params = pack_hopper_gradient(
-            problem, scale, chosen, q, k, v, gradients, grid.reversed_planes, grid.rotation
+            problem, scale, chosen, arrays, room, grid.reversed_planes, grid.rotation
         )
         _launch(problem, chosen, grid.blocks, execution, params)
     if sums_queries:

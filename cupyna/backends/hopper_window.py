@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..arrays import DeviceArray
 from ..execution import Choice, Execution
+from ..operands import ForwardArrays
 from ..problem import DeviceSpec, Operation, Problem
 from .hopper import CudaHopper, box_limits
 
@@ -51,18 +52,11 @@ class CudaHopperWindow(CudaHopper):
         problem: Problem,
         scale: float,
         execution: Execution,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        bias: DeviceArray | None,
-        out: DeviceArray,
-        lse: DeviceArray | None,
+        arrays: ForwardArrays[DeviceArray],
     ) -> None:
         from ..kernels.window.launches import launch_window_ring
         from ..kernels.window.ring_costs import window_ring_choice
 
         chosen = window_ring_choice(problem, execution.device)
         assert chosen is not None, "refused"
-        launch_window_ring(
-            problem, scale, chosen, execution.device, execution.stream, q, k, v, out, lse
-        )
+        launch_window_ring(problem, scale, chosen, execution.device, execution.stream, arrays)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..arrays.device_array import DeviceArray, has_vector_rows
 from ..execution import Choice, Execution
+from ..operands import BackwardArrays, ForwardArrays
 from ..problem import DeviceSpec, Method, Operation, Problem
 
 if TYPE_CHECKING:
@@ -93,47 +94,31 @@ class CudaNaive:
         problem: Problem,
         scale: float,
         execution: Execution,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        bias: DeviceArray | None,
-        out: DeviceArray,
-        lse: DeviceArray | None,
+        arrays: ForwardArrays[DeviceArray],
     ) -> None:
         run = _Launcher(problem, execution)
         weights = run.workspace()
-        run.scores(q, k, weights, scale, -math.inf, bias)
-        run.softmax(weights, lse)
-        run.outputs(weights, v, out, 1.0)
+        run.scores(arrays.q, arrays.k, weights, scale, -math.inf, arrays.bias)
+        run.softmax(weights, arrays.lse)
+        run.outputs(weights, arrays.v, arrays.out, 1.0)
 
     def backward(
         self,
         problem: Problem,
         scale: float,
         execution: Execution,
-        dout: DeviceArray,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        bias: DeviceArray | None,
-        out: DeviceArray,
-        lse: DeviceArray,
-        dlse: DeviceArray | None,
-        dq: DeviceArray,
-        dk: DeviceArray,
-        dv: DeviceArray,
-        dbias: DeviceArray | None,
+        arrays: BackwardArrays[DeviceArray],
     ) -> None:
         run = _Launcher(problem, execution)
         weights, dscores = run.workspace(), run.workspace()
-        run.scores(q, k, weights, scale, -math.inf, bias)
-        run.scores(dout, v, dscores, 1.0, 0.0, None)
-        run.softmax_backward(weights, dscores, dout, out, lse, dlse)
-        run.inverse(weights, dout, dv, 1.0)
-        run.outputs(dscores, k, dq, scale)
-        run.inverse(dscores, q, dk, scale)
-        if dbias is not None:
-            run.bias_gradient(dscores, dbias)
+        run.scores(arrays.q, arrays.k, weights, scale, -math.inf, arrays.bias)
+        run.scores(arrays.dout, arrays.v, dscores, 1.0, 0.0, None)
+        run.softmax_backward(weights, dscores, arrays)
+        run.inverse(weights, arrays.dout, arrays.dv, 1.0)
+        run.outputs(dscores, arrays.k, arrays.dq, scale)
+        run.inverse(dscores, arrays.q, arrays.dk, scale)
+        if arrays.dbias is not None:
+            run.bias_gradient(dscores, arrays.dbias)
 
     def qk(
         self,
@@ -255,13 +240,7 @@ class _Launcher:
         self._move(variant, self._runs.block_lanes, fields)
 
     def softmax_backward(
-        self,
-        weights: int,
-        dscores: int,
-        dout: DeviceArray,
-        out: DeviceArray,
-        lse: DeviceArray,
-        dlse: DeviceArray | None,
+        self, weights: int, dscores: int, arrays: BackwardArrays[DeviceArray]
     ) -> None:
         from ..kernels.params import row_fields, statistic_fields
         from ..kernels.runs import LANE_CHANNELS
@@ -269,11 +248,11 @@ class _Launcher:
         channels, lanes = self._problem.value_dim, self._runs.block_lanes
         fields = {
             "weights": weights, "gradient": dscores,
-            "query": row_fields(dout), "output": row_fields(out),
-            "lse": statistic_fields(lse), "dlse": statistic_fields(dlse),
+            "query": row_fields(arrays.dout), "output": row_fields(arrays.out),
+            "lse": statistic_fields(arrays.lse), "dlse": statistic_fields(arrays.dlse),
             "channels": channels, "blocks": -(-channels // (lanes * LANE_CHANNELS)),
         }  # fmt: skip
-        vector = int(has_vector_rows(dout) and has_vector_rows(out))
+        vector = int(has_vector_rows(arrays.dout) and has_vector_rows(arrays.out))
         variant = _variant("naive_softmax_backward", self._problem.dtype, VECTOR=vector)
         self._move(variant, lanes, fields)
 

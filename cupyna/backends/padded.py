@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ..arrays import DeviceArray, has_short_steps
 from ..execution import Backend, Choice, Execution
+from ..operands import BackwardArrays, ForwardArrays
 from ..problem import DeviceSpec, Method, Operation, Problem
 from .direct import CudaDirect
 from .fused import CudaFused
@@ -60,48 +61,34 @@ class CudaPadded:
         problem: Problem,
         scale: float,
         execution: Execution,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        bias: DeviceArray | None,
-        out: DeviceArray,
-        lse: DeviceArray | None,
+        arrays: ForwardArrays[DeviceArray],
     ) -> None:
         padded = _padded(problem)
         rows = _Rows(execution)
-        whole_out = rows.like(out)
-        self._of(padded, "forward", execution.device).forward(
-            padded, scale, execution, rows.of(q), rows.of(k), rows.of(v), bias, whole_out, lse
+        out = rows.like(arrays.out)
+        copies = replace(
+            arrays, q=rows.of(arrays.q), k=rows.of(arrays.k), v=rows.of(arrays.v), out=out
         )
-        rows.copy(whole_out, out)
+        self._of(padded, "forward", execution.device).forward(padded, scale, execution, copies)
+        rows.copy(out, arrays.out)
 
     def backward(
         self,
         problem: Problem,
         scale: float,
         execution: Execution,
-        dout: DeviceArray,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        bias: DeviceArray | None,
-        out: DeviceArray,
-        lse: DeviceArray,
-        dlse: DeviceArray | None,
-        dq: DeviceArray,
-        dk: DeviceArray,
-        dv: DeviceArray,
-        dbias: DeviceArray | None,
+        arrays: BackwardArrays[DeviceArray],
     ) -> None:
         padded = _padded(problem)
         rows = _Rows(execution)
-        gradients = dq, dk, dv
-        whole_dq, whole_dk, whole_dv = (rows.like(gradient) for gradient in gradients)
-        self._of(padded, "backward", execution.device).backward(
-            padded, scale, execution, rows.of(dout), rows.of(q), rows.of(k), rows.of(v), bias,
-            rows.of(out), lse, dlse, whole_dq, whole_dk, whole_dv, dbias,
+        gradients = arrays.dq, arrays.dk, arrays.dv
+        dq, dk, dv = (rows.like(gradient) for gradient in gradients)
+        copies = replace(
+            arrays, q=rows.of(arrays.q), k=rows.of(arrays.k), v=rows.of(arrays.v),
+            out=rows.of(arrays.out), dout=rows.of(arrays.dout), dq=dq, dk=dk, dv=dv,
         )  # fmt: skip
-        for source, target in zip((whole_dq, whole_dk, whole_dv), gradients, strict=True):
+        self._of(padded, "backward", execution.device).backward(padded, scale, execution, copies)
+        for source, target in zip((dq, dk, dv), gradients, strict=True):
             rows.copy(source, target)
 
     def _of(self, padded: Problem, operation: Operation, device: DeviceSpec) -> Backend:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from ..arrays import DeviceArray
 from ..execution import Choice, Execution
+from ..operands import BackwardArrays
 from ..problem import DeviceSpec, Operation, Problem
 
 if TYPE_CHECKING:
     from ..kernels.direct.costs import DirectChoice
     from ..kernels.fused.heuristics import FusedChoice
-    from ..kernels.fused.params import Gradients
+    from ..kernels.fused.params import BackwardRoom
     from ..kernels.window.costs import WindowChoice
 
 __all__ = ["channel_limits", "empty_statistics", "launch_bias", "limits", "told"]
@@ -120,14 +121,8 @@ def launch_bias(
     problem: Problem,
     scale: float,
     execution: Execution,
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    bias: DeviceArray,
-    out: DeviceArray,
-    lse: DeviceArray,
-    gradients: Gradients,
-    dbias: DeviceArray,
+    arrays: BackwardArrays[DeviceArray],
+    room: BackwardRoom,
 ) -> None:
     """Queue the gradient of a bias; statistics are there before it."""
     from ..kernels.fused.bias import bias_gradient_choice
@@ -137,7 +132,5 @@ def launch_bias(
     of_bias = bias_gradient_choice(problem, execution.device)
     assert of_bias is not None, "refused"
     partial_sums = execution.empty(of_bias.partial_sums(problem), "float32").pointer
-    packed = pack_bias_gradient(
-        problem, scale, of_bias, q, k, v, bias, out, lse, gradients, dbias, partial_sums
-    )
+    packed = pack_bias_gradient(problem, scale, of_bias, arrays, room, partial_sums)
     launch_bias_gradient(problem, of_bias, execution.device, execution.stream, packed)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..arrays import DeviceArray
 from ..execution import Choice, Execution
+from ..operands import BackwardArrays, ForwardArrays
 from ..problem import DeviceSpec, Method, Operation, Problem
 from .portable import empty_statistics, limits, told
 from .rows import launch_rows
@@ -57,50 +58,31 @@ class CudaWindow:
         problem: Problem,
         scale: float,
         execution: Execution,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        bias: DeviceArray | None,
-        out: DeviceArray,
-        lse: DeviceArray | None,
+        arrays: ForwardArrays[DeviceArray],
     ) -> None:
         from ..kernels.window.launches import launch_window_forward
 
         (chosen,) = _passes(problem, "forward", execution.device)
-        launch_window_forward(
-            problem, scale, chosen, execution.device, execution.stream, q, k, v, out, lse
-        )
+        launch_window_forward(problem, scale, chosen, execution.device, execution.stream, arrays)
 
     def backward(
         self,
         problem: Problem,
         scale: float,
         execution: Execution,
-        dout: DeviceArray,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        bias: DeviceArray | None,
-        out: DeviceArray,
-        lse: DeviceArray,
-        dlse: DeviceArray | None,
-        dq: DeviceArray,
-        dk: DeviceArray,
-        dv: DeviceArray,
-        dbias: DeviceArray | None,
+        arrays: BackwardArrays[DeviceArray],
     ) -> None:
-        from ..kernels.fused.params import Gradients, pack_gradient
+        from ..kernels.fused.params import BackwardRoom, pack_gradient
         from ..kernels.window.launches import launch_window_gradient
 
-        gradients = Gradients(dout, dlse, dq, dk, dv, empty_statistics(problem, execution))
+        room = BackwardRoom(empty_statistics(problem, execution))
         ones = (1,) * problem.rank
-        of_rows = pack_gradient(problem, scale, ones, ones, q, k, v, None, out, lse, gradients)
+        of_rows = pack_gradient(problem, scale, ones, ones, arrays, room)
         launch_rows("fused_statistics", problem, execution, of_rows)
         for chosen in _passes(problem, "backward", execution.device):
             launch_window_gradient(
-                problem, scale, chosen, execution.device, execution.stream,
-                q, k, v, out, lse, gradients,
-            )  # fmt: skip
+                problem, scale, chosen, execution.device, execution.stream, arrays, room
+            )
 
 
 def _passes(problem: Problem, operation: Operation, device: DeviceSpec) -> tuple[WindowChoice, ...]:

@@ -11,6 +11,7 @@ from .. import api, operations
 from ..arrays import Device, library_of
 from ..dispatch import backends, select
 from ..execution import Backend, Execution
+from ..operands import BackwardArrays, ForwardArrays
 from ..problem import METHODS, DeviceSpec, Method, Operation, Problem
 
 __all__ = [
@@ -209,26 +210,20 @@ class Forced:
         if with_lse:
             accumulator = getattr(torch, problem.accumulator)
             lse = torch.empty(q.shape[:-1], dtype=accumulator, device=q.device)
-        views = _views({**tensors, "out": out, "lse": lse})
-        names = ("q", "k", "v", "bias", "out", "lse")
-        self._backend.forward(
-            problem, problem.head_dim**-0.5, _execution(self._device, q),
-            **{name: views.get(name) for name in names},
-        )  # fmt: skip
+        arrays: ForwardArrays[Any] = ForwardArrays.of(_views({**tensors, "out": out, "lse": lse}))
+        execution = _execution(self._device, q)
+        self._backend.forward(problem, problem.head_dim**-0.5, execution, arrays)
         return out, lse
 
     def _backward(self, problem: Problem, tensors: Tensors, out: Any, lse: Any) -> Any:
         import torch
 
         results = {f"d{name}": torch.empty_like(tensors[name]) for name in ("q", "k", "v")}
-        views = _views({**tensors, **results, "out": out, "lse": lse})
-        names = (
-            "dout", "q", "k", "v", "bias", "out", "lse", "dlse", "dq", "dk", "dv", "dbias",
-        )  # fmt: skip
-        self._backend.backward(
-            problem, problem.head_dim**-0.5, _execution(self._device, out),
-            **{name: views.get(name) for name in names},
-        )  # fmt: skip
+        arrays: BackwardArrays[Any] = BackwardArrays.of(
+            _views({**tensors, **results, "out": out, "lse": lse})
+        )
+        execution = _execution(self._device, out)
+        self._backend.backward(problem, problem.head_dim**-0.5, execution, arrays)
         return tuple(results.values())
 
 

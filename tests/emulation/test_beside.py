@@ -16,6 +16,7 @@ from cupyna.backends.fused import CudaFused
 from cupyna.execution import Execution
 from cupyna.kernels import launch, loader
 from cupyna.kernels.fused.beside import beside_choice
+from cupyna.operands import BackwardBesideArrays
 from cupyna.problem import Problem
 from cupyna.testing import assert_within_rounding
 
@@ -138,11 +139,10 @@ def test_gradients(
         for channels in (head_dim, value_dim)
     ]
     execution = Execution(device, 0, memory.workspace)
-    names = ("dout", "q", "more_k", "more_v", "out", "lse", "dlse", "window_dq")
-    backend.backward_beside(
-        problem, SCALE, execution, *(described(placed[name]) for name in names),
-        described(dq), *map(described, sums),
-    )  # fmt: skip
+    key_sums, value_sums = sums
+    views = {**placed, "dq": dq, "key_sums": key_sums, "value_sums": value_sums}
+    named = BackwardBesideArrays.of({name: described(array) for name, array in views.items()})
+    backend.backward_beside(problem, SCALE, execution, named)
     exact, rounded = formula(problem, arrays), formula(problem, arrays, storage)
     sizes = formula(problem, arrays, sign=-1)
     # An error of a score is a relative error of its weight.

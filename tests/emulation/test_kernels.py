@@ -31,6 +31,7 @@ from cupyna.kernels.window import costs
 from cupyna.kernels.window.launches import launch_window_ring
 from cupyna.kernels.window.ring_costs import WindowRingChoice, window_ring_choices
 from cupyna.kernels.window.shapes import WINDOW_FORWARD_SHAPES, WINDOW_GRADIENT_SHAPES
+from cupyna.operands import BackwardArrays, ForwardArrays
 from cupyna.problem import DeviceSpec, Operation, Problem
 from cupyna.testing import (
     Inputs,
@@ -100,9 +101,8 @@ def check_forward(
     shape = (problem.batch, *problem.spatial, problem.heads)
     out = memory.empty((*shape, problem.value_dim), host_dtype(problem.dtype))
     lse = memory.empty(shape, host_dtype(problem.accumulator))
-    backend.forward(
-        problem, given.scale, execution(memory), q, k, v, bias, described(out), described(lse)
-    )
+    arrays = ForwardArrays(q, k, v, bias, described(out), described(lse))
+    backend.forward(problem, given.scale, execution(memory), arrays)
     weights = rounding(backend, problem) if weights is None else weights
     expected = expected_forward(problem, given, weights=weights)
     expected["out"].check(out)
@@ -114,17 +114,18 @@ def check_backward(
 ) -> None:
     memory = Memory()
     out, lse = stored_forward(problem, given)
-    arrays = (given.dout, given.q, given.k, given.v, out, lse, given.dlse)
-    dout, q, k, v, out, lse, dlse = (memory.put(array) for array in arrays)
+    stored = (given.dout, given.q, given.k, given.v, out, lse, given.dlse)
+    dout, q, k, v, out, lse, dlse = map(memory.put, stored)
     gradients = [memory.empty(array.shape, array.dtype) for array in (q, k, v)]
     bias = dbias = None
     if given.bias is not None:
         gradients.append(memory.empty(given.bias.shape, given.bias.dtype))
         bias, dbias = described(memory.put(given.bias)), described(gradients[3])
-    backend.backward(
-        problem, given.scale, execution(memory), *map(described, (dout, q, k, v)), bias,
-        *map(described, (out, lse, dlse, *gradients[:3])), dbias,
+    arrays = BackwardArrays(
+        *map(described, (q, k, v)), bias, *map(described, (out, lse, dout, dlse, *gradients[:3])),
+        dbias,
     )  # fmt: skip
+    backend.backward(problem, given.scale, execution(memory), arrays)
     weights = rounding(backend, problem) if weights is None else weights
     expected = expected_backward(problem, given, with_dlse=True, weights=weights)
     for name, gradient in zip(("dq", "dk", "dv", "dbias"), gradients, strict=False):
@@ -267,9 +268,8 @@ def check_ring(problem: Problem, device: DeviceSpec, choice: WindowRingChoice) -
     shape = (problem.batch, *problem.spatial, problem.heads)
     out = memory.empty((*shape, problem.value_dim), host_dtype(problem.dtype))
     lse = memory.empty(shape, host_dtype(problem.accumulator))
-    launch_window_ring(
-        problem, given.scale, choice, device, 0, q, k, v, described(out), described(lse)
-    )
+    arrays = ForwardArrays(q, k, v, None, described(out), described(lse))
+    launch_window_ring(problem, given.scale, choice, device, 0, arrays)
     expected = expected_forward(problem, given, weights=problem.dtype)
     expected["out"].check(out)
     expected["lse"].check(lse)

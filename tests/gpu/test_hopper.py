@@ -20,6 +20,7 @@ from cupyna.execution import Execution
 from cupyna.kernels.hopper.costs import HopperChoice
 from cupyna.kernels.hopper.heuristics import hopper_choices
 from cupyna.kernels.hopper.schedule import Schedule
+from cupyna.operands import ForwardArrays
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import Inputs, expected_forward, inputs, problems
 from cupyna.testing.cases import small_problems
@@ -67,7 +68,8 @@ def attend(
     lse, around_lse = poisoned(rows, "float32")
     view = library_of(q, "q").view
     execution = Execution(device(), cupy.cuda.get_current_stream().ptr, cupy.empty)
-    launch_forward(problem, given.scale, execution, choice, *(view(a) for a in (q, k, v, out, lse)))
+    views = ForwardArrays(*map(view, (q, k, v)), None, *map(view, (out, lse)))
+    launch_forward(problem, given.scale, execution, choice, views)
     for whole in (around_out, around_lse):
         canaries = np.concatenate([get(whole[:GUARD]), get(whole[-GUARD:])])
         assert (canaries == canaries.dtype.type(CANARY)).all()

@@ -19,6 +19,7 @@ from cupyna.kernels.hopper.gradient_heuristics import (
     HopperGradientChoice,
     hopper_gradient_choices,
 )
+from cupyna.operands import BackwardArrays
 from cupyna.problem import Problem
 from cupyna.testing import Inputs, expected_backward, inputs, problems, stored_forward
 from cupyna.testing.cases import small_problems
@@ -72,8 +73,11 @@ def differentiate(
         kept.append(whole)
         gradients.append(inside)
     execution = Execution(device(), cupy.cuda.get_current_stream().ptr, empty)
-    views = [view(array) for array in (*arrays, out, lse, dlse, *gradients)]
-    launch_backward(problem, given.scale, execution, passes, *views)
+    dout, *rows = map(view, arrays)
+    views = BackwardArrays(
+        *rows, None, view(out), view(lse), dout, view(dlse), *map(view, gradients), None
+    )
+    launch_backward(problem, given.scale, execution, passes, views)
     for whole in kept:
         canaries = np.concatenate([get(whole[:GUARD]), get(whole[-GUARD:])])
         assert (canaries == canaries.dtype.type(CANARY)).all()

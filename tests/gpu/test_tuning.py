@@ -17,6 +17,7 @@ from cupyna.devices import device_spec
 from cupyna.execution import Execution
 from cupyna.kernels import cache, tuning
 from cupyna.kernels.fused import tuning as fused_tuning
+from cupyna.operands import BackwardArrays, ForwardArrays
 from cupyna.problem import Operation, Problem
 from cupyna.profiling.problems import rows
 from cupyna.testing import expected_backward, expected_forward, inputs, stored_forward
@@ -114,20 +115,18 @@ def test_the_model_takes_nearly_the_fastest_candidate(
         stream = cupy.cuda.get_current_stream().ptr
         execution = Execution(device, stream, empty, tune=True)
         view = library_of(q, "q").view
-        inputs = [view(array) for array in (q, k, v)]
+        attended = ForwardArrays(*map(view, (q, k, v)), None, view(out), view(lse))
         scale = problem.head_dim**-0.5
         if operation == "forward":
-            CudaFused().forward(problem, scale, execution, *inputs, None, view(out), view(lse))
+            CudaFused().forward(problem, scale, execution, attended)
         else:
-            given = [view(array) for array in (out, lse)]
-            gradients = [view(array) for array in (dq, dk, dv)]
-            CudaFused().forward(
-                problem, scale, dataclasses.replace(execution, tune=False), *inputs, None, *given
-            )
-            CudaFused().backward(
-                problem, scale, execution, view(dout), *inputs, None, *given, None, *gradients,
-                None,
+            untuned = dataclasses.replace(execution, tune=False)
+            CudaFused().forward(problem, scale, untuned, attended)
+            gradients = BackwardArrays(
+                *map(view, (q, k, v)), None, view(out), view(lse), view(dout), None,
+                *map(view, (dq, dk, dv)), None,
             )  # fmt: skip
+            CudaFused().backward(problem, scale, execution, gradients)
     print({name: round(ratio, 3) for name, ratio in ratios.items()})
     assert np.mean(list(ratios.values())) <= 1.10
     assert max(ratios.values()) <= 1.25

@@ -19,6 +19,7 @@ from cupyna.kernels.hopper.params import pack_hopper
 from cupyna.kernels.hopper.schedule import Schedule, schedule
 from cupyna.kernels.hopper.shapes import CONSUMER_ROWS, HOPPER_SHAPES
 from cupyna.kernels.hopper.tensor_map import BoxOrder, encode_boxes, most_tokens
+from cupyna.operands import ForwardArrays
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.profiling.gpus import GPUS
 from cupyna.testing import problems
@@ -125,7 +126,8 @@ def test_parameters(encoded: list[tuple]) -> None:
     q, k = rows(problem, 24, 128), rows(problem, 6, 128)
     choice = hopper_choice(problem, H200)
     grid = schedule(problem, choice, H200)
-    (packed,) = pack_hopper(problem, -0.5, choice, q, k, k, q, None, grid)
+    arrays = ForwardArrays(q, k, k, None, q, None)
+    (packed,) = pack_hopper(problem, -0.5, choice, arrays, grid)
     tiles = math.prod(-(-256 // extent) for extent in choice.row_tile)
     assert packed["tiles"] == tiles and packed["items"] == tiles * 48
     assert packed["head_group"] == 4 and packed["box_order"] == BoxOrder.BATCH_OUTERMOST
@@ -135,7 +137,7 @@ def test_parameters(encoded: list[tuple]) -> None:
     assert [1 << tile["rows_log2"] for tile in packed["tile"]] == [1, *choice.consumer_tile]
     assert [axis[2] for axis in encoded[0]] == [64, 1, *choice.consumer_tile[::-1], 1]
     grid = Schedule(132, rotation=5, takes_turns=True)
-    (packed,) = pack_hopper(problem, 0.0, choice, q, k, k, q, None, grid)
+    (packed,) = pack_hopper(problem, 0.0, choice, arrays, grid)
     assert packed["sign"] == 0 and packed["scale"] == 1
     assert packed["rotation"] == 5 and packed["takes_turns"] == 1
 

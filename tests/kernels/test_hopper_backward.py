@@ -10,7 +10,7 @@ from hypothesis import assume, given
 
 from cupyna.backends.hopper import CudaHopper
 from cupyna.dispatch import select
-from cupyna.kernels.fused.params import Gradients
+from cupyna.kernels.fused.params import BackwardRoom
 from cupyna.kernels.hopper.gradient_heuristics import (
     hopper_gradient_choices,
     hopper_gradient_passes,
@@ -21,6 +21,7 @@ from cupyna.kernels.hopper.gradient_schedule import gradient_schedule
 from cupyna.kernels.hopper.gradient_shapes import HOPPER_GRADIENT_SHAPES
 from cupyna.kernels.hopper.shapes import CONSUMER_ROWS
 from cupyna.kernels.hopper.tensor_map import BoxOrder, most_tokens
+from cupyna.operands import BackwardArrays
 from cupyna.problem import Problem
 from cupyna.testing import problems
 
@@ -58,9 +59,11 @@ def test_shapes_fit_a_multiprocessor() -> None:
 def test_parameters(encoded: list[tuple]) -> None:
     problem = replace(LARGE, batch=2, kv_heads=6, deterministic=True)
     q, k = rows(problem, 24, 128), rows(problem, 6, 128)
-    gradients = Gradients(q, None, replace(q, pointer=64), replace(k, pointer=128), k, 7)
+    dq, dk = replace(q, pointer=64), replace(k, pointer=128)
+    arrays = BackwardArrays(q, k, k, None, q, q, q, None, dq, dk, k, None)
+    room = BackwardRoom(7)
     of_queries, of_keys = hopper_gradient_passes(problem, H200)
-    (packed,) = pack_hopper_gradient(problem, -0.5, of_keys, q, k, k, gradients)
+    (packed,) = pack_hopper_gradient(problem, -0.5, of_keys, arrays, room)
     tiles = math.prod(-(-256 // extent) for extent in of_keys.row_tile)
     assert packed["tiles"] == tiles and packed["row_heads"] == 6 and packed["head_group"] == 4
     assert packed["items"] == tiles * 6 * 2 and packed["rotation"] == packed["reversed_planes"] == 0
@@ -73,7 +76,7 @@ def test_parameters(encoded: list[tuple]) -> None:
     boxes = [[axis[2] for axis in axes] for axes in encoded]
     assert boxes[0] == boxes[1] == [64, 1, *of_keys.consumer_tile[::-1], 1]
     assert boxes[2] == boxes[3] == [64, 1, *of_keys.column_tile[::-1], 1]
-    (packed,) = pack_hopper_gradient(problem, 0.5, of_queries, q, k, k, gradients)
+    (packed,) = pack_hopper_gradient(problem, 0.5, of_queries, arrays, room)
     assert packed["gradient"]["data"].tolist() == [64, 0] and packed["row_heads"] == 24
 
 

@@ -19,7 +19,7 @@ from cupyna.kernels.fused.params import (
     BIAS_GRADIENT_PARAMS,
     FORWARD_PARAMS,
     GRADIENT_PARAMS,
-    Gradients,
+    BackwardRoom,
     pack_attention,
     pack_gradient,
 )
@@ -28,6 +28,7 @@ from cupyna.kernels.hopper.gradient_params import HOPPER_GRADIENT_PARAMS
 from cupyna.kernels.hopper.params import HOPPER_PARAMS
 from cupyna.kernels.params import PARAMS
 from cupyna.kernels.window.params import WINDOW_GRADIENT_PARAMS, WINDOW_PARAMS
+from cupyna.operands import BackwardArrays, ForwardArrays
 from cupyna.problem import Problem
 
 DEVICE_SOURCES = Path(__file__).parents[2] / "cuda_src"
@@ -83,7 +84,9 @@ def test_attention_parameters() -> None:
     q = DeviceArray(4096, (1, 8, 9, 4, 16), (4608, 576, 64, 16, 1), "float16", 0)
     kv = DeviceArray(8192, (1, 8, 9, 2, 24), (0, 432, 48, 24, 1), "float16", 0)
     lse = DeviceArray(256, (1, 8, 9, 4), (288, 36, 4, 1), "float32", 0)
-    (packed,) = pack_attention(problem, -0.5, (8, 16), (2, 3), q, kv, kv, None, q, lse)
+    (packed,) = pack_attention(
+        problem, -0.5, (8, 16), (2, 3), ForwardArrays(q, kv, kv, None, q, lse)
+    )
     assert packed["q"]["data"] == 4096 and packed["bias"]["data"] == 0
     assert packed["k"]["axis"].tolist() == [0, 432, 48] and packed["k"]["head"] == 24
     assert packed["lse"]["head"] == 1
@@ -122,7 +125,8 @@ def test_a_negative_scale_inverts_the_signs_and_no_other_bit(dtype: str) -> None
     storage = host_dtype(dtype)
     problem = Problem(1, (8,), 1, 1, 16, 16, dtype, (3,), (1,), (1,), (False,))
     rows = DeviceArray(0, (1, 8, 1, 16), (128, 16, 16, 1), dtype, 0)
-    (packed,) = pack_attention(problem, -0.5, (64,), (3,), rows, rows, rows, None, rows, None)
+    arrays = ForwardArrays(rows, rows, rows, None, rows, None)
+    (packed,) = pack_attention(problem, -0.5, (64,), (3,), arrays)
     queries = np.linspace(-2, 3, 16).astype(storage)
     words = (queries.view(np.uint32) & packed["query_keep"]) ^ packed["query_flip"]
     np.testing.assert_array_equal(words.view(storage), -queries)
@@ -131,7 +135,8 @@ def test_a_negative_scale_inverts_the_signs_and_no_other_bit(dtype: str) -> None
 def test_a_scale_of_zero_clears_the_queries() -> None:
     problem = Problem(1, (8,), 1, 1, 16, 16, "float16", (3,), (1,), (1,), (False,))
     rows = DeviceArray(0, (1, 8, 1, 16), (128, 16, 16, 1), "float16", 0)
-    (packed,) = pack_attention(problem, 0.0, (64,), (3,), rows, rows, rows, None, rows, None)
+    arrays = ForwardArrays(rows, rows, rows, None, rows, None)
+    (packed,) = pack_attention(problem, 0.0, (64,), (3,), arrays)
     assert (packed["query_keep"], packed["query_flip"], packed["scale"]) == (0, 0, 1.0)
 
 
@@ -148,8 +153,8 @@ def test_gradient_parameters() -> None:
             (8192, (2, 4, 5, 4)),
         ]
     )
-    gradients = Gradients(out, None, q, k, k, statistics=512)
-    (packed,) = pack_gradient(problem, -0.5, (8, 8), (4, 8), q, k, k, None, out, lse, gradients)
+    arrays = BackwardArrays(q, k, k, None, out, lse, out, None, q, k, k, None)
+    (packed,) = pack_gradient(problem, -0.5, (8, 8), (4, 8), arrays, BackwardRoom(512))
     assert packed["scale"] == -0.5 and packed["dlse"]["data"] == 0
     assert packed["dq"]["data"] == 1024 and packed["dk"]["data"] == 2048
     assert packed["statistics"] == 512 and packed["query_sums"] == 0

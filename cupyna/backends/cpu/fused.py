@@ -12,6 +12,7 @@ from itertools import product
 import numpy as np
 
 from ...execution import Choice, Execution
+from ...operands import BackwardArrays, ForwardArrays
 from ...problem import DeviceSpec, Method, Operation, Problem
 from ...tiles import BoxTile, Tile, TilePlan
 from .blocks import additive_mask, box_index, read, relative_positions, tile_index, write
@@ -52,12 +53,7 @@ class CpuFused:
         problem: Problem,
         scale: float,
         execution: Execution,
-        q: np.ndarray,
-        k: np.ndarray,
-        v: np.ndarray,
-        bias: np.ndarray | None,
-        out: np.ndarray,
-        lse: np.ndarray | None,
+        arrays: ForwardArrays[np.ndarray],
     ) -> None:
         plan = fused_plan(problem)
         lowest = np.finfo(problem.accumulator).min
@@ -66,7 +62,7 @@ class CpuFused:
         def attend(item: tuple[int, Tile]) -> None:
             batch, tile = item
             own = tile_index(problem, tile)
-            queries = read(problem, q, batch, own, scratch, "queries")
+            queries = read(problem, arrays.q, batch, own, scratch, "queries")
             queries *= scale
             # None before the first box: most tiles have one, and many small calls on arrays make
             # threads wait for each other.
@@ -74,10 +70,10 @@ class CpuFused:
             total: np.ndarray | None = None
             for box in plan.box_tiles(tile):
                 theirs = box_index(problem, tile, box)
-                keys = read(problem, k, batch, theirs, scratch, "keys")
+                keys = read(problem, arrays.k, batch, theirs, scratch, "keys")
                 # The column of ones sums the weights: one product gives output and normalizer.
-                values = read(problem, v, batch, theirs, scratch, "values", ones=1)
-                scores = _scores(problem, plan, tile, box, queries, keys, bias, scratch)
+                values = read(problem, arrays.v, batch, theirs, scratch, "values", ones=1)
+                scores = _scores(problem, plan, tile, box, queries, keys, arrays.bias, scratch)
                 highest = scores.max(-1, keepdims=True)
                 if largest is not None:
                     np.maximum(highest, largest, out=highest)
@@ -92,9 +88,9 @@ class CpuFused:
                 largest, total = highest, part
             assert largest is not None and total is not None, "every window holds a key"
             sums = total[..., -1:]
-            write(problem, out, batch, own, total[..., :-1] / sums)
-            if lse is not None:
-                write(problem, lse[..., None], batch, own, largest + np.log(sums))
+            write(problem, arrays.out, batch, own, total[..., :-1] / sums)
+            if arrays.lse is not None:
+                write(problem, arrays.lse[..., None], batch, own, largest + np.log(sums))
 
         for _ in map_tiles(attend, product(range(problem.batch), plan.tiles())):
             pass
@@ -104,32 +100,22 @@ class CpuFused:
         problem: Problem,
         scale: float,
         execution: Execution,
-        dout: np.ndarray,
-        q: np.ndarray,
-        k: np.ndarray,
-        v: np.ndarray,
-        bias: np.ndarray | None,
-        out: np.ndarray,
-        lse: np.ndarray,
-        dlse: np.ndarray | None,
-        dq: np.ndarray,
-        dk: np.ndarray,
-        dv: np.ndarray,
-        dbias: np.ndarray | None,
+        arrays: BackwardArrays[np.ndarray],
     ) -> None:
+        dbias = arrays.dbias
         plan = fused_plan(problem)
         inverse = plan.transposed()
         scratch = Scratch()
 
         def query_side(batch: int, index: tuple[slice, ...]) -> tuple[np.ndarray, ...]:
-            gradients = read(problem, dout, batch, index, scratch, "gradients")
-            outputs = read(problem, out, batch, index, scratch, "outputs")
+            gradients = read(problem, arrays.dout, batch, index, scratch, "gradients")
+            outputs = read(problem, arrays.out, batch, index, scratch, "outputs")
             delta = np.einsum("hrd,hrd->hr", gradients, outputs)[..., None]
-            if dlse is not None:
-                delta -= read(problem, dlse[..., None], batch, index, scratch, "dlse")
-            queries = read(problem, q, batch, index, scratch, "queries")
+            if arrays.dlse is not None:
+                delta -= read(problem, arrays.dlse[..., None], batch, index, scratch, "dlse")
+            queries = read(problem, arrays.q, batch, index, scratch, "queries")
             queries *= scale
-            norm = read(problem, lse[..., None], batch, index, scratch, "lse")
+            norm = read(problem, arrays.lse[..., None], batch, index, scratch, "lse")
             return queries, gradients, delta, norm
 
         def toward_queries(item: tuple[int, Tile]) -> np.ndarray | None:
@@ -140,9 +126,9 @@ class CpuFused:
             partial = None if dbias is None else np.zeros(dbias.shape).reshape(problem.heads, -1)
             for box in plan.box_tiles(tile):
                 theirs = box_index(problem, tile, box)
-                keys = read(problem, k, batch, theirs, scratch, "keys")
-                values = read(problem, v, batch, theirs, scratch, "values")
-                weights = _scores(problem, plan, tile, box, queries, keys, bias, scratch)
+                keys = read(problem, arrays.k, batch, theirs, scratch, "keys")
+                values = read(problem, arrays.v, batch, theirs, scratch, "values")
+                weights = _scores(problem, plan, tile, box, queries, keys, arrays.bias, scratch)
                 weights -= norm
                 np.exp(weights, out=weights)
                 dscores = _weight_gradients(gradients, values, scratch)
@@ -151,19 +137,19 @@ class CpuFused:
                 total += dscores @ keys
                 if partial is not None:
                     _add_by_position(problem, plan, tile, box, dscores, partial)
-            write(problem, dq, batch, own, total * scale)
+            write(problem, arrays.dq, batch, own, total * scale)
             return partial
 
         def toward_keys(item: tuple[int, Tile]) -> None:
             batch, tile = item
             own = tile_index(problem, tile)
-            keys = read(problem, k, batch, own, scratch, "keys")
-            values = read(problem, v, batch, own, scratch, "values")
+            keys = read(problem, arrays.k, batch, own, scratch, "keys")
+            values = read(problem, arrays.v, batch, own, scratch, "values")
             total_keys, total_values = np.zeros_like(keys), np.zeros_like(values)
             for box in inverse.box_tiles(tile):
                 theirs = box_index(problem, tile, box)
                 queries, gradients, delta, norm = query_side(batch, theirs)
-                weights = _scores(problem, inverse, tile, box, queries, keys, bias, scratch)
+                weights = _scores(problem, inverse, tile, box, queries, keys, arrays.bias, scratch)
                 weights -= norm
                 np.exp(weights, out=weights)
                 total_values += weights.mT @ gradients
@@ -171,8 +157,8 @@ class CpuFused:
                 dscores -= delta
                 dscores *= weights
                 total_keys += dscores.mT @ queries  # queries carry the scale
-            write(problem, dk, batch, own, total_keys)
-            write(problem, dv, batch, own, total_values)
+            write(problem, arrays.dk, batch, own, total_keys)
+            write(problem, arrays.dv, batch, own, total_values)
 
         partials = map_tiles(toward_queries, product(range(problem.batch), plan.tiles()))
         summed = np.zeros(problem.bias_shape).reshape(problem.heads, -1)

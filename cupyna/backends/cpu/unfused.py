@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from ...execution import Choice, Execution
+from ...operands import BackwardArrays, ForwardArrays
 from ...problem import DeviceSpec, Method, Operation, Problem
 from .neighborhoods import chunks, neighborhoods
 from .threads import map_tiles
@@ -68,47 +69,34 @@ class CpuUnfused:
         problem: Problem,
         scale: float,
         execution: Execution,
-        q: np.ndarray,
-        k: np.ndarray,
-        v: np.ndarray,
-        bias: np.ndarray | None,
-        out: np.ndarray,
-        lse: np.ndarray | None,
+        arrays: ForwardArrays[np.ndarray],
     ) -> None:
-        weights, norm = self._weights(problem, scale, execution, q, k, bias)
-        if lse is not None:
-            lse[...] = norm
-        self.products.outputs(problem, weights, v, out)
+        weights, norm = self._weights(problem, scale, execution, arrays)
+        if arrays.lse is not None:
+            arrays.lse[...] = norm
+        self.products.outputs(problem, weights, arrays.v, arrays.out)
 
     def backward(
         self,
         problem: Problem,
         scale: float,
         execution: Execution,
-        dout: np.ndarray,
-        q: np.ndarray,
-        k: np.ndarray,
-        v: np.ndarray,
-        bias: np.ndarray | None,
-        out: np.ndarray,
-        lse: np.ndarray,
-        dlse: np.ndarray | None,
-        dq: np.ndarray,
-        dk: np.ndarray,
-        dv: np.ndarray,
-        dbias: np.ndarray | None,
+        arrays: BackwardArrays[np.ndarray],
     ) -> None:
-        weights, _ = self._weights(problem, scale, execution, q, k, bias, lse)
-        self.products.inverse(problem, weights, dout, dv)
+        dout = arrays.dout
+        weights, _ = self._weights(problem, scale, execution, arrays, arrays.lse)
+        self.products.inverse(problem, weights, dout, arrays.dv)
         dscores = execution.empty(weights.shape, problem.accumulator)
-        self.products.scores(problem, dout, v, dscores, 0.0)
+        self.products.scores(problem, dout, arrays.v, dscores, 0.0)
         wide = problem.accumulator
-        delta = np.einsum("...d,...d->...", dout.astype(wide), out.astype(wide))[..., None]
-        if dlse is not None:
-            delta -= dlse[..., None]
+        delta = np.einsum("...d,...d->...", dout.astype(wide), arrays.out.astype(wide))[..., None]
+        if arrays.dlse is not None:
+            delta -= arrays.dlse[..., None]
         dscores -= delta
         dscores *= weights
-        self._score_gradients(problem, scale, dscores, q, k, dq, dk, dbias)
+        self._score_gradients(
+            problem, scale, dscores, arrays.q, arrays.k, arrays.dq, arrays.dk, arrays.dbias
+        )
 
     def qk(
         self,
@@ -174,15 +162,13 @@ class CpuUnfused:
         problem: Problem,
         scale: float,
         execution: Execution,
-        q: np.ndarray,
-        k: np.ndarray,
-        bias: np.ndarray | None,
+        arrays: ForwardArrays[np.ndarray] | BackwardArrays[np.ndarray],
         lse: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Softmax of the scores, and its log-sum-exp (which is taken as given if it is)."""
-        shape = (*q.shape[:-1], problem.window)
+        shape = (*arrays.q.shape[:-1], problem.window)
         weights = execution.empty(shape, problem.accumulator)
-        self.qk(problem, scale, execution, q, k, bias, weights)
+        self.qk(problem, scale, execution, arrays.q, arrays.k, arrays.bias, weights)
         rows = weights.reshape(-1, problem.window)
         norms = np.empty(len(rows), rows.dtype) if lse is None else lse.reshape(-1)
 

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from cupyna.arrays.device_array import DeviceArray
+from cupyna.operands import BackwardArrays, ForwardArrays
 from cupyna.problem import Problem
 
 from ..fused.params import (
     ATTENTION_PARAMS,
     GRADIENT_PARAMS,
-    Gradients,
+    BackwardRoom,
     pack_attention,
     pack_gradient,
 )
@@ -57,20 +58,15 @@ def pack_direct(
     problem: Problem,
     scale: float,
     chosen: DirectChoice,
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    bias: DeviceArray | None,
-    out: DeviceArray,
-    lse: DeviceArray | None,
+    arrays: ForwardArrays[DeviceArray],
 ) -> np.ndarray[Any, Any]:
     """One launch of forward."""
     params = np.zeros(1, DIRECT_PARAMS)
     ones = (1,) * problem.rank
-    packed = pack_attention(problem, scale, ones, ones, q, k, v, bias, out, lse)
+    packed = pack_attention(problem, scale, ones, ones, arrays)
     for name in ATTENTION_PARAMS.names or ():
         params["attention"][name] = packed[name]
-    _fill_grid(params["grid"][0], problem, chosen, k, v)
+    _fill_grid(params["grid"][0], problem, chosen, arrays.k, arrays.v)
     return params
 
 
@@ -78,21 +74,15 @@ def pack_direct_gradient(
     problem: Problem,
     scale: float,
     chosen: DirectChoice,
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    bias: DeviceArray | None,
-    out: DeviceArray,
-    lse: DeviceArray,
-    gradients: Gradients,
+    arrays: BackwardArrays[DeviceArray],
+    room: BackwardRoom,
 ) -> np.ndarray[Any, Any]:
     """One launch of backward, for the gradients of one side."""
     params = np.zeros(1, DIRECT_GRADIENT_PARAMS)
     ones = (1,) * problem.rank
-    params["attention"] = pack_gradient(
-        problem, scale, ones, ones, q, k, v, bias, out, lse, gradients
-    )
-    columns = (k, v) if chosen.shape.side == "query" else (q, gradients.dout)
+    params["attention"] = pack_gradient(problem, scale, ones, ones, arrays, room)
+    is_over_queries = chosen.shape.side == "query"
+    columns = (arrays.k, arrays.v) if is_over_queries else (arrays.q, arrays.dout)
     _fill_grid(params["grid"][0], problem, chosen, *columns)
     return params
 

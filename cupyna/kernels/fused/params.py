@@ -10,6 +10,12 @@ from typing import Any
 import numpy as np
 
 from cupyna.arrays.device_array import DeviceArray
+from cupyna.operands import (
+    BackwardArrays,
+    BackwardBesideArrays,
+    ForwardArrays,
+    ForwardBesideArrays,
+)
 from cupyna.problem import Problem
 
 from ..params import (
@@ -30,7 +36,7 @@ __all__ = [
     "BIAS_GRADIENT_PARAMS",
     "FORWARD_PARAMS",
     "GRADIENT_PARAMS",
-    "Gradients",
+    "BackwardRoom",
     "SumOrder",
     "pack_attention",
     "pack_beside_gradient",
@@ -115,13 +121,11 @@ class SumOrder(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Gradients:
-    """What backward has beside forward's arrays.
+class BackwardRoom:
+    """Memory that the kernels of backward hand numbers to each other in.
 
     Parameters
     ----------
-    dout, dq, dk, dv : DeviceArray
-    dlse : DeviceArray or None
     statistics : int
         Pointer to two float32 numbers for each query, ``[batch, heads, tokens, 2]``.
     query_sums : int
@@ -130,11 +134,6 @@ class Gradients:
         How their channels stand in a row.
     """
 
-    dout: DeviceArray
-    dlse: DeviceArray | None
-    dq: DeviceArray
-    dk: DeviceArray
-    dv: DeviceArray
     statistics: int
     query_sums: int = 0
     sum_order: SumOrder = SumOrder.BY_CHANNEL
@@ -145,27 +144,21 @@ def pack_attention(
     scale: float,
     row_tile: tuple[int, ...],
     column_tile: tuple[int, ...],
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    bias: DeviceArray | None,
-    out: DeviceArray,
-    lse: DeviceArray | None,
-    more: tuple[DeviceArray, DeviceArray] | None = None,
+    arrays: ForwardArrays[DeviceArray],
 ) -> np.ndarray[Any, Any]:
-    """One launch of forward; tiles have one extent for each spatial axis.
-
-    `more` is keys and values that every query sees, ``[batch, tokens, kv_heads, channels]``.
-    """
+    """One launch of forward; tiles have one extent for each spatial axis."""
+    more: tuple[Any, ...] = (ABSENT, ABSENT, 0)
+    if isinstance(arrays, ForwardBesideArrays):
+        more = row_fields(arrays.more_k), row_fields(arrays.more_v), arrays.more_k.shape[1]
     # Scores grow with a positive factor, so a running maximum needs no scale: the sign of the
     # scale goes into the queries, and a scale of zero clears them.
     record = (
-        *_common(problem, row_tile, column_tile, (q, k, v, out), lse, bias),
+        *_common(problem, row_tile, column_tile, arrays),
         abs(scale) if scale else 1.0,
         abs(scale) * _LOG2_E if scale else _LOG2_E,
         0xFFFFFFFF if scale else 0,
         _SIGNS[problem.item_bytes] if math.copysign(1.0, scale) < 0 and scale else 0,
-        *((ABSENT, ABSENT, 0) if more is None else (*map(row_fields, more), more[0].shape[1])),
+        *more,
     )
     return _filled(record, FORWARD_PARAMS)
 
@@ -175,17 +168,11 @@ def pack_gradient(
     scale: float,
     row_tile: tuple[int, ...],
     column_tile: tuple[int, ...],
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    bias: DeviceArray | None,
-    out: DeviceArray,
-    lse: DeviceArray,
-    gradients: Gradients,
+    arrays: BackwardArrays[DeviceArray],
+    room: BackwardRoom,
 ) -> np.ndarray[Any, Any]:
     """One launch of backward, for the gradients of one side."""
-    tiles = row_tile, column_tile
-    record = _gradient_record(problem, scale, *tiles, (q, k, v, out), bias, lse, gradients)
+    record = _gradient_record(problem, scale, row_tile, column_tile, arrays, room)
     return _filled(record, GRADIENT_PARAMS)
 
 
@@ -196,25 +183,28 @@ def pack_beside_gradient(
     column_tile: tuple[int, ...],
     slices: tuple[tuple[int, int], ...],
     key_tiles: int,
-    arrays: tuple[DeviceArray, ...],
-    lse: DeviceArray,
-    gradients: Gradients,
-    window_dq: DeviceArray,
-    sums: tuple[DeviceArray, DeviceArray],
+    arrays: BackwardBesideArrays[DeviceArray],
+    room: BackwardRoom,
 ) -> np.ndarray[Any, Any]:
     """One launch of backward for keys beside the windows, the gradients of one side.
 
-    `arrays` are the queries, the keys and values beside the windows and the output, `problem` is
-    one of windows of a single key. `slices` has an extent and a count for each axis; `key_tiles` is
-    the number of row tiles where rows are keys, and zero where they are queries.
+    `problem` is one of windows of a single key. `slices` has an extent and a count for each axis;
+    `key_tiles` is the number of row tiles where rows are keys, and zero where they are queries.
     """
     padding = AXES - problem.rank
+    more_k, more_v = arrays.more_k, arrays.more_v
+    # Those of keys are written as sums.
+    of_windows = BackwardArrays(
+        arrays.q, more_k, more_v, None, arrays.out, arrays.lse, arrays.dout, arrays.dlse,
+        arrays.dq, more_k, more_v, None,
+    )  # fmt: skip
     record = (
-        *_gradient_record(problem, scale, row_tile, column_tile, arrays, None, lse, gradients),
-        row_fields(window_dq),
-        *(array.pointer for array in sums),
+        *_gradient_record(problem, scale, row_tile, column_tile, of_windows, room),
+        row_fields(arrays.window_dq),
+        arrays.key_sums.pointer,
+        arrays.value_sums.pointer,
         [(1, 1)] * padding + list(slices),
-        arrays[1].shape[1],
+        more_k.shape[1],
     )
     params = _filled(record, BESIDE_GRADIENT_PARAMS)
     if key_tiles:
@@ -226,22 +216,16 @@ def pack_bias_gradient(
     problem: Problem,
     scale: float,
     choice: BiasChoice,
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    bias: DeviceArray,
-    out: DeviceArray,
-    lse: DeviceArray,
-    gradients: Gradients,
-    dbias: DeviceArray,
+    arrays: BackwardArrays[DeviceArray],
+    room: BackwardRoom,
     partial_sums: int,
 ) -> np.ndarray[Any, Any]:
     """Both launches of the gradient of the bias."""
     tiles = choice.tiling.row_tile, choice.tiling.column_tile
     padding = AXES - problem.rank
     record = (
-        *_gradient_record(problem, scale, *tiles, (q, k, v, out), bias, lse, gradients),
-        bias_fields(dbias),
+        *_gradient_record(problem, scale, *tiles, arrays, room),
+        bias_fields(arrays.dbias),
         partial_sums,
         [(0, 1)] * padding + [tuple(distances) for distances in choice.distances],
         problem.batch,
@@ -256,24 +240,22 @@ def _gradient_record(
     scale: float,
     row_tile: tuple[int, ...],
     column_tile: tuple[int, ...],
-    arrays: tuple[DeviceArray, ...],
-    bias: DeviceArray | None,
-    lse: DeviceArray,
-    gradients: Gradients,
+    arrays: BackwardArrays[DeviceArray],
+    room: BackwardRoom,
 ) -> tuple[Any, ...]:
     return (
-        *_common(problem, row_tile, column_tile, arrays, lse, bias),
+        *_common(problem, row_tile, column_tile, arrays),
         scale,
         scale * _LOG2_E,
         0xFFFFFFFF,
         0,
-        row_fields(gradients.dout),
-        statistic_fields(gradients.dlse),
-        *(row_fields(array) for array in (gradients.dq, gradients.dk, gradients.dv)),
-        gradients.statistics,
-        gradients.query_sums,
+        row_fields(arrays.dout),
+        statistic_fields(arrays.dlse),
+        *(row_fields(array) for array in (arrays.dq, arrays.dk, arrays.dv)),
+        room.statistics,
+        room.query_sums,
         row_lanes(problem),
-        gradients.sum_order,
+        room.sum_order,
     )
 
 
@@ -288,9 +270,7 @@ def _common(
     problem: Problem,
     row_tile: tuple[int, ...],
     column_tile: tuple[int, ...],
-    arrays: tuple[DeviceArray, ...],
-    lse: DeviceArray | None,
-    bias: DeviceArray | None,
+    arrays: ForwardArrays[DeviceArray] | BackwardArrays[DeviceArray],
 ) -> tuple[Any, ...]:
     padding = AXES - problem.rank
     tiles = [(0, 1, 1)] * padding + [
@@ -300,9 +280,9 @@ def _common(
         )
     ]
     return (
-        *(row_fields(array) for array in arrays),
-        statistic_fields(lse),
-        bias_fields(bias),
+        *(row_fields(array) for array in (arrays.q, arrays.k, arrays.v, arrays.out)),
+        statistic_fields(arrays.lse),
+        bias_fields(arrays.bias),
         list(axis_fields(problem)),  # a list fills a field of several records
         tiles,
         problem.head_group,

@@ -8,6 +8,7 @@ from typing import Any
 
 from cupyna.arrays.device_array import DeviceArray, has_vector_rows
 from cupyna.execution import Execution
+from cupyna.operands import BackwardArrays
 from cupyna.problem import Problem
 
 from .. import launch, loader
@@ -133,13 +134,7 @@ class GemmProducts:
         self,
         plan: GemmPlan,
         scale: float,
-        dout: DeviceArray,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        out: DeviceArray,
-        lse: DeviceArray,
-        dlse: DeviceArray | None,
+        arrays: BackwardArrays[DeviceArray],
         gradient: DeviceArray,
     ) -> DeviceArray:
         """Gradients of scores as fragments, or those of queries where the plan leaves rows.
@@ -148,14 +143,14 @@ class GemmProducts:
         """
         # Two float32 numbers are as long as one float64 number.
         statistics = self._by_head("float64")
-        fields = {
-            "query": row_fields(q), "key": row_fields(k), "dout": row_fields(dout),
-            "value": row_fields(v), "output": row_fields(out),
+        q, v = arrays.q, arrays.v
+        rows = {"query": q, "key": arrays.k, "dout": arrays.dout, "value": v, "output": arrays.out}
+        fields = {name: row_fields(array) for name, array in rows.items()} | {
             "gradient": row_fields(gradient) if plan.leaves_rows else _base_of(gradient),
-            "lse": statistic_fields(lse), "dlse": statistic_fields(dlse),
+            "lse": statistic_fields(arrays.lse), "dlse": statistic_fields(arrays.dlse),
             "statistics": statistic_fields(statistics), "scale": scale,
             "channels": q.shape[-1], "value_channels": v.shape[-1],
-            "vectors": _vectors(query=q, key=k, dout=dout, value=v, output=out, gradient=gradient),
+            "vectors": _vectors(**rows, gradient=gradient),
         }  # fmt: skip
         self._launch_gradients(plan, fields)
         return statistics
@@ -164,10 +159,7 @@ class GemmProducts:
         self,
         plan: GemmPlan,
         scale: float,
-        dout: DeviceArray,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
+        arrays: BackwardArrays[DeviceArray],
         statistics: DeviceArray,
         weights: DeviceArray,
         gradient: DeviceArray,
@@ -177,15 +169,13 @@ class GemmProducts:
         Where the plan leaves rows, gradients of values and of keys.
         """
         of_result = row_fields if plan.leaves_rows else _base_of
-        fields = {
-            "query": row_fields(k), "key": row_fields(q), "dout": row_fields(v),
-            "value": row_fields(dout), "weights": of_result(weights),
-            "gradient": of_result(gradient), "statistics": statistic_fields(statistics),
-            "scale": scale, "channels": q.shape[-1], "value_channels": v.shape[-1],
-            "is_transposed": 1,
-            "vectors": _vectors(
-                query=k, key=q, dout=v, value=dout, weights=weights, gradient=gradient
-            ),
+        q, v = arrays.q, arrays.v
+        rows = {"query": arrays.k, "key": q, "dout": v, "value": arrays.dout}
+        fields = {name: row_fields(array) for name, array in rows.items()} | {
+            "weights": of_result(weights), "gradient": of_result(gradient),
+            "statistics": statistic_fields(statistics), "scale": scale, "is_transposed": 1,
+            "channels": q.shape[-1], "value_channels": v.shape[-1],
+            "vectors": _vectors(**rows, weights=weights, gradient=gradient),
         }  # fmt: skip
         self._launch_gradients(plan, fields)
 
@@ -214,28 +204,21 @@ class GemmProducts:
     def score_gradients(
         self,
         scale: float,
-        dout: DeviceArray,
-        q: DeviceArray,
-        k: DeviceArray,
-        v: DeviceArray,
-        bias: DeviceArray | None,
-        out: DeviceArray,
-        lse: DeviceArray,
-        dlse: DeviceArray | None,
+        arrays: BackwardArrays[DeviceArray],
         *,
         weights: DeviceArray,
         dscores: DeviceArray,
     ) -> None:
         problem = self._problem
-        fields = {
-            "query": row_fields(q), "key": row_fields(k), "dout": row_fields(dout),
-            "value": row_fields(v), "output": row_fields(out), "weights": row_fields(weights),
-            "gradient": row_fields(dscores), "lse": statistic_fields(lse),
-            "dlse": statistic_fields(dlse), "bias": bias_fields(bias), "scale": scale,
+        rows = {
+            "query": arrays.q, "key": arrays.k, "dout": arrays.dout, "value": arrays.v,
+            "output": arrays.out, "weights": weights, "gradient": dscores,
+        }  # fmt: skip
+        fields = {name: row_fields(array) for name, array in rows.items()} | {
+            "lse": statistic_fields(arrays.lse), "dlse": statistic_fields(arrays.dlse),
+            "bias": bias_fields(arrays.bias), "scale": scale,
             "channels": problem.head_dim, "value_channels": problem.value_dim,
-            "vectors": _vectors(
-                query=q, key=k, dout=dout, value=v, output=out, weights=weights, gradient=dscores
-            ),
+            "vectors": _vectors(**rows),
         }  # fmt: skip
         plan = self.plan("score_gradients", problem.head_dim)
         variant = gemm_variant("gemm_score_gradients", problem.dtype)

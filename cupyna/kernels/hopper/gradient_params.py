@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from cupyna.arrays.device_array import DeviceArray
+from cupyna.operands import BackwardArrays
 from cupyna.problem import Problem
 
-from ..fused.params import Gradients, axis_tiles
+from ..fused.params import BackwardRoom, axis_tiles
 from ..params import ABSENT, ARRAY, AXES, AXIS, axis_fields, row_fields
 from .gradient_heuristics import HopperGradientChoice
 from .params import TILE, aligned
@@ -47,20 +48,18 @@ def pack_hopper_gradient(
     problem: Problem,
     scale: float,
     choice: HopperGradientChoice,
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    gradients: Gradients,
+    arrays: BackwardArrays[DeviceArray],
+    room: BackwardRoom,
     reversed_planes: int = 0,
     rotation: int = 0,
 ) -> np.ndarray[Any, Any]:
     """One pass; the order of tiles as in :class:`~cupyna.kernels.hopper.schedule.Schedule`."""
     order = box_order(problem)
     padding = AXES - problem.rank
-    queries, keys = (q, gradients.dout), (k, v)
+    queries, keys = (arrays.q, arrays.dout), (arrays.k, arrays.v)
     is_over_keys = choice.shape.side == "key"
     rows, columns = (keys, queries) if is_over_keys else (queries, keys)
-    of_rows = (gradients.dk, gradients.dv) if is_over_keys else (gradients.dq, None)
+    of_rows = (arrays.dk, arrays.dv) if is_over_keys else (arrays.dq, None)
     row_heads = problem.kv_heads if is_over_keys else problem.heads
     row_tiles = [
         axis_tiles(length, dilation, extent)
@@ -69,8 +68,8 @@ def pack_hopper_gradient(
         )
     ]
 
-    def maps(arrays: tuple[DeviceArray, DeviceArray], tile: tuple[int, ...]) -> list[bytes]:
-        return [encode_boxes(array, order, tile, problem.dilation) for array in arrays]
+    def maps(two: tuple[DeviceArray, DeviceArray], tile: tuple[int, ...]) -> list[bytes]:
+        return [encode_boxes(array, order, tile, problem.dilation) for array in two]
 
     params = np.zeros(1, HOPPER_GRADIENT_PARAMS)
     params[0] = (
@@ -99,7 +98,7 @@ def pack_hopper_gradient(
         problem.value_dim,
         scale,
         scale * _LOG2_E,
-        gradients.statistics,
-        gradients.query_sums,
+        room.statistics,
+        room.query_sums,
     )
     return params

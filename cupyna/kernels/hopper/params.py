@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cupyna.arrays.device_array import DeviceArray
+from cupyna.operands import ForwardArrays
 from cupyna.problem import Problem
 
 from ..fused.params import axis_tiles
@@ -59,11 +60,7 @@ def pack_hopper(
     problem: Problem,
     scale: float,
     choice: HopperChoice,
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    out: DeviceArray,
-    lse: DeviceArray | None,
+    arrays: ForwardArrays[DeviceArray],
     grid: Schedule,
 ) -> np.ndarray[Any, Any]:
     """One launch."""
@@ -79,13 +76,15 @@ def pack_hopper(
     maps = [
         encode_boxes(array, order, tile, problem.dilation)
         for array, tile in (
-            (q, choice.consumer_tile), (k, choice.key_tile), (v, choice.key_tile)
+            (arrays.q, choice.consumer_tile),
+            (arrays.k, choice.key_tile),
+            (arrays.v, choice.key_tile),
         )
-    ]  # fmt: skip
+    ]
     record = (
         *maps,
-        row_fields(out),
-        statistic_fields(lse),
+        row_fields(arrays.out),
+        statistic_fields(arrays.lse),
         list(axis_fields(problem)),
         [(0, 1, 1, 1)] * padding
         + [
@@ -96,7 +95,7 @@ def pack_hopper(
         ],
         padding + choice.split_axis,
         int(order),
-        *(array.strides[-2] for array in (q, k, v)),
+        *(array.strides[-2] for array in (arrays.q, arrays.k, arrays.v)),
         problem.heads,
         problem.head_group,
         tiles,

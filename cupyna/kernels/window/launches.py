@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from cupyna.arrays.device_array import DeviceArray
+from cupyna.operands import BackwardArrays, ForwardArrays
 from cupyna.problem import DeviceSpec, Problem
 
 from .. import launch, loader
-from ..fused.params import Gradients
+from ..fused.params import BackwardRoom
 from .costs import WindowChoice
 from .params import pack_window, pack_window_gradient
 from .ring_costs import WindowRingChoice
@@ -25,14 +26,10 @@ def launch_window_forward(
     chosen: WindowChoice,
     device: DeviceSpec,
     stream: int,
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    out: DeviceArray,
-    lse: DeviceArray | None,
+    arrays: ForwardArrays[DeviceArray],
 ) -> None:
     """Queue forward on a device's stream."""
-    params = pack_window(problem, scale, chosen, q, k, v, out, lse)
+    params = pack_window(problem, scale, chosen, arrays)
     _launch(problem, chosen, device, stream, params)
 
 
@@ -42,14 +39,10 @@ def launch_window_ring(
     chosen: WindowRingChoice,
     device: DeviceSpec,
     stream: int,
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    out: DeviceArray,
-    lse: DeviceArray | None,
+    arrays: ForwardArrays[DeviceArray],
 ) -> None:
     """Queue forward by a ring of slices on a Hopper GPU's stream."""
-    params = pack_window_ring(problem, scale, chosen, q, k, v, out, lse)
+    params = pack_window_ring(problem, scale, chosen, arrays)
     launch.launch(
         loader.load(chosen.shape.variant(problem.dtype), device.index),
         (min(chosen.works(problem), device.processors),),
@@ -66,15 +59,11 @@ def launch_window_gradient(
     chosen: WindowChoice,
     device: DeviceSpec,
     stream: int,
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    out: DeviceArray,
-    lse: DeviceArray,
-    gradients: Gradients,
+    arrays: BackwardArrays[DeviceArray],
+    room: BackwardRoom,
 ) -> None:
     """Queue the pass of backward over queries or keys; statistics are there before it."""
-    params = pack_window_gradient(problem, scale, chosen, q, k, v, out, lse, gradients)
+    params = pack_window_gradient(problem, scale, chosen, arrays, room)
     _launch(problem, chosen, device, stream, params)
 
 

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from cupyna.arrays.device_array import DeviceArray
+from cupyna.operands import BackwardArrays, ForwardArrays
 from cupyna.problem import Problem
 
 from ..fused.params import (
     ATTENTION_PARAMS,
     GRADIENT_PARAMS,
-    Gradients,
+    BackwardRoom,
     pack_attention,
     pack_gradient,
 )
@@ -53,16 +54,12 @@ def pack_window(
     problem: Problem,
     scale: float,
     chosen: WindowChoice,
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    out: DeviceArray,
-    lse: DeviceArray | None,
+    arrays: ForwardArrays[DeviceArray],
 ) -> np.ndarray[Any, Any]:
     """One launch of forward."""
     params = np.zeros(1, WINDOW_PARAMS)
     tiles = chosen.row_tile, chosen.column_tile
-    packed = pack_attention(problem, scale, *tiles, q, k, v, None, out, lse)
+    packed = pack_attention(problem, scale, *tiles, arrays)
     for name in ATTENTION_PARAMS.names or ():
         params["attention"][name] = packed[name]
     _fill_grid(params["grid"][0], problem, chosen)
@@ -73,17 +70,13 @@ def pack_window_gradient(
     problem: Problem,
     scale: float,
     chosen: WindowChoice,
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    out: DeviceArray,
-    lse: DeviceArray,
-    gradients: Gradients,
+    arrays: BackwardArrays[DeviceArray],
+    room: BackwardRoom,
 ) -> np.ndarray[Any, Any]:
     """One launch of backward, for the gradients of one side."""
     params = np.zeros(1, WINDOW_GRADIENT_PARAMS)
     tiles = chosen.row_tile, chosen.column_tile
-    params["attention"] = pack_gradient(problem, scale, *tiles, q, k, v, None, out, lse, gradients)
+    params["attention"] = pack_gradient(problem, scale, *tiles, arrays, room)
     _fill_grid(params["grid"][0], problem, chosen)
     return params
 

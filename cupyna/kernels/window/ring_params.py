@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cupyna.arrays.device_array import DeviceArray
+from cupyna.operands import ForwardArrays
 from cupyna.problem import Problem
 
 from ..hopper.params import aligned
@@ -54,11 +55,7 @@ def pack_window_ring(
     problem: Problem,
     scale: float,
     choice: WindowRingChoice,
-    q: DeviceArray,
-    k: DeviceArray,
-    v: DeviceArray,
-    out: DeviceArray,
-    lse: DeviceArray | None,
+    arrays: ForwardArrays[DeviceArray],
 ) -> np.ndarray[Any, Any]:
     """One launch."""
     maps = [
@@ -69,7 +66,7 @@ def pack_window_ring(
             problem.dilation,
             choice.shape.head_dim,
         )
-        for array in (k, v)
+        for array in (arrays.k, arrays.v)
     ]
     tiles = [
         (warp.bit_length() - 1, rows, count, box, lines)
@@ -82,14 +79,15 @@ def pack_window_ring(
             strict=True,
         )
     ]
-    arrays = [row_fields(q), row_fields(out), statistic_fields(lse)]
+    walked = [row_fields(arrays.q), row_fields(arrays.out), statistic_fields(arrays.lse)]
     record = (
         *maps,
-        *((data, batch, _first(problem, axes), *rest) for data, batch, axes, *rest in arrays),
+        *((data, batch, _first(problem, axes), *rest) for data, batch, axes, *rest in walked),
         _first(problem, axis_fields(problem)),
         tiles if problem.rank == AXES else [tiles[0], (0, 1, 1, 1, 1), tiles[1]],
         int(box_order(problem)),
-        *(array.strides[-2] for array in (k, v)),
+        arrays.k.strides[-2],
+        arrays.v.strides[-2],
         choice.stages,
         choice.slices.bit_length() - 1,
         choice.line_entries,
