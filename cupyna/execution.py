@@ -45,7 +45,8 @@ class Choice:
     q_tile, kv_tile : tuple of int
         Tile extents, one entry per axis; empty where the method has no tiles.
     useful_products, computed_products : int
-        Query-key pairs that the windows ask for, and that the tiles evaluate.
+        Query-key pairs that the windows ask for, and that are evaluated; of every pass that walks
+        them, as backward over queries and over keys does.
     workspace_bytes : int
         Memory beside inputs and outputs.
     time_us : float

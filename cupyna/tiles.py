@@ -24,7 +24,16 @@ import numpy as np
 from .geometry import Axis, Line
 from .problem import Problem
 
-__all__ = ["AxisTile", "BoxTile", "Counts", "Side", "Tile", "TilePlan", "axis_pairs"]
+__all__ = [
+    "AxisTile",
+    "BoxTile",
+    "Counts",
+    "Side",
+    "Tile",
+    "TilePlan",
+    "axis_pairs",
+    "useful_pairs",
+]
 
 Side = Literal["query", "key"]
 
@@ -154,6 +163,11 @@ def axis_pairs(axis: Axis) -> int:
         return axis.length * axis.kernel_size
     begins, ends = axis.windows()
     return int((ends - begins).sum())
+
+
+def useful_pairs(problem: Problem) -> int:
+    """Pairs of a query and a key of its window, over all heads and batch entries."""
+    return problem.batch * problem.heads * math.prod(map(axis_pairs, problem.axes))
 
 
 @lru_cache(maxsize=4096)

@@ -18,6 +18,7 @@ from ..arrays.device_array import DeviceArray
 from ..execution import Choice, Execution
 from ..operands import BackwardArrays, ForwardArrays
 from ..problem import DeviceSpec, Method, Operation, Problem
+from ..tiles import useful_pairs
 from .naive import CudaNaive
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class CudaGemm:
             kernel=f"cupyna_gemm_*_{problem.dtype}",
             q_tile=part.whole_axes(first.tile),
             kv_tile=part.whole_axes(first.box(part.problem)),
-            useful_products=problem.batch * problem.heads * problem.tokens * problem.window,
+            useful_products=useful_pairs(problem),
             computed_products=found.computed_products,
             workspace_bytes=found.workspace_bytes,
             time_us=found.time_us,

@@ -61,7 +61,7 @@ class CudaHopper:
         if operation == "backward":
             return backward_choice(problem, device)
         chosen = _chosen(problem, device)
-        counts = chosen.plan(problem).counts
+        counts = chosen.products(problem).counts
         is_wide_volume = problem.rank == 3 and problem.head_dim > 64 and max(problem.dilation) > 1
         planes = problem.batch * problem.heads
         return Choice(

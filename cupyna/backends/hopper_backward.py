@@ -28,7 +28,7 @@ def backward_choice(problem: Problem, device: DeviceSpec) -> Choice:
     from ..kernels.hopper.gradient_heuristics import hopper_gradient_passes, passes_us
 
     passes = hopper_gradient_passes(problem, device)
-    counts = [chosen.plan(problem).counts for chosen in passes]
+    counts = [chosen.products(problem).counts for chosen in passes]
     planes = problem.batch * problem.heads
     numbers = 2 + (problem.head_dim if len(passes) == 1 else 0)
     return Choice(

@@ -36,7 +36,7 @@ class CudaHopperWindow(CudaHopper):
 
         chosen = window_ring_choice(problem, device)
         assert chosen is not None, "refused"
-        counts = chosen.plan(problem).counts
+        counts = chosen.products(problem).counts
         planes = problem.batch * problem.heads
         return Choice(
             kernel=chosen.shape.variant(problem.dtype).symbol,

@@ -14,6 +14,7 @@ from ..arrays.device_array import DeviceArray, has_vector_rows
 from ..execution import Choice, Execution
 from ..operands import BackwardArrays, ForwardArrays
 from ..problem import DeviceSpec, Method, Operation, Problem
+from ..tiles import useful_pairs
 
 if TYPE_CHECKING:
     from ..kernels.variant import Variant
@@ -82,7 +83,7 @@ class CudaNaive:
             kernel=f"cupyna_naive_*_{problem.dtype}",
             q_tile=(1,) * (problem.rank - 1) + (RUN,),
             kv_tile=(1,) * problem.rank,
-            useful_products=problem.batch * problem.heads * problem.tokens * problem.window,
+            useful_products=useful_pairs(problem),
             computed_products=computed,
             workspace_bytes=workspaces * block_bytes,
             time_us=work / (_PRODUCT_RATE * device.flops_per_us)

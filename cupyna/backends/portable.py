@@ -94,7 +94,7 @@ def told(
             time_us += tiling.time_us
             notes = (f"gradient of the bias {tiling.time_us:.0f} us, {of_bias.parts} parts",)
             passes = (*passes, tiling)
-    counts = [chosen.plan(problem).counts for chosen in passes]
+    counts = [chosen.products(problem).counts for chosen in passes]
     planes = problem.batch * problem.heads
     computed = sum(count.computed_products for count in counts)
     dense = sum(count.dense_products for count in counts) / computed

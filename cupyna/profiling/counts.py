@@ -8,15 +8,14 @@ weights where they are larger than the cache.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from ..execution import Choice
 from ..problem import DeviceSpec, Problem
-from ..tiles import TilePlan, axis_pairs
+from ..tiles import TilePlan, useful_pairs
 
-__all__ = ["CallCounts", "Pass", "call_counts", "useful_pairs"]
+__all__ = ["CallCounts", "Pass", "call_counts"]
 
 Pass = Literal["forward", "backward"]
 
@@ -50,11 +49,6 @@ class CallCounts:
         return self.useful_flops / self.moved_bytes
 
 
-def useful_pairs(problem: Problem) -> int:
-    """Pairs of a query and a key of its window, over all heads and batch entries."""
-    return problem.batch * problem.heads * math.prod(map(axis_pairs, problem.axes))
-
-
 def call_counts(
     problem: Problem,
     operation: Pass,
@@ -73,21 +67,26 @@ def call_counts(
     stores_weights : bool, optional
         Whether the workspace holds weights; anything else in it is written once and read once.
     """
-    of_keys, of_values = _PRODUCTS[operation]
-    flops = 2 * (of_keys * problem.head_dim + of_values * problem.value_dim)
     pairs = useful_pairs(problem)
+    walks = max(1, choice.useful_products // pairs)
     computed = max(choice.computed_products, pairs)
     least = _least_bytes(problem, operation)
     passes, arrays = _WEIGHT_PASSES[operation] if stores_weights else (2, 1)
     stored = passes * choice.workspace_bytes // arrays
     in_memory = stored if choice.workspace_bytes > spec.l2_bytes else 0
     return CallCounts(
-        useful_flops=pairs * flops,
-        computed_flops=computed * flops,
+        useful_flops=pairs * _flops(problem, operation),
+        computed_flops=computed * _flops(problem, operation, walks) // walks,
         least_bytes=least,
         asked_bytes=max(least, _box_bytes(problem, operation, choice)) + stored,
         moved_bytes=least + in_memory,
     )
+
+
+def _flops(problem: Problem, operation: Pass, walks: int = 1) -> int:
+    """Operations for a pair, over all walks: each one after the first has two products again."""
+    of_keys, of_values = (count + walks - 1 for count in _PRODUCTS[operation])
+    return 2 * (of_keys * problem.head_dim + of_values * problem.value_dim)
 
 
 def _least_bytes(problem: Problem, operation: Pass) -> int:

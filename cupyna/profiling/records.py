@@ -16,8 +16,8 @@ from ..kernels.machine import examine
 from ..kernels.sources import installed_sources
 from ..kernels.store import default_store
 from ..problem import Problem
+from ..tiles import useful_pairs
 from ..tolerance import Deviation
-from .counts import useful_pairs
 from .implementations import DIRECTIONS
 from .timing import Times
 

@@ -20,7 +20,7 @@ from cupyna.kernels.variant import Variant
 from cupyna.problem import Problem
 from cupyna.profiling import ncu
 from cupyna.profiling.ceilings import Ceilings
-from cupyna.profiling.counts import call_counts, useful_pairs
+from cupyna.profiling.counts import call_counts
 from cupyna.profiling.gpus import GPUS
 from cupyna.profiling.ncu import parse
 from cupyna.profiling.occupancy import occupancies, occupancy
@@ -28,6 +28,7 @@ from cupyna.profiling.problems import find
 from cupyna.profiling.profile import predicted
 from cupyna.profiling.roofline import draw
 from cupyna.testing import problems
+from cupyna.tiles import useful_pairs
 from profiling.host_meter import HostMeter
 
 H200 = GPUS["H200"].spec
@@ -64,6 +65,11 @@ def test_operations_and_bytes_of_a_call() -> None:
     # Four tiles read their queries and boxes of 17 or 18 keys and values.
     assert fused.asked_bytes == 2 * tensor + (17 + 18 + 18 + 17) * 2 * 16 * 2
     assert fused.computed_flops == 2 * 64 * 32 * 8 * 4
+    # Over queries and over keys: scores and gradients of weights twice.
+    walks = replace(tiled, useful_products=2 * 64 * 2 * 3, computed_products=2 * 64 * 2 * 32)
+    twice = call_counts(problem, "backward", walks, H200)
+    assert twice.computed_flops == 7 * 64 * 2 * 32 * 8 * 2
+    assert twice.useful_flops == backward.useful_flops
 
 
 @pytest.mark.parametrize("name", GPUS)

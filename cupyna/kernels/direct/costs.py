@@ -165,7 +165,7 @@ class DirectChoice:
         planes_of_block = min(max(spare, 1), _MOST_PLANES_OF_BLOCK)
         return tiles, min(-(-planes // planes_of_block), _MOST_GRID_ROWS), 1
 
-    def plan(self, problem: Problem) -> TilePlan:
+    def products(self, problem: Problem) -> TilePlan:
         """The products of every run."""
         run = (1,) * (problem.rank - 1) + (self.shape.rows,)
         return TilePlan(problem.axes, run, self.column_tile, self.shape.side)
@@ -248,7 +248,7 @@ def pass_us(problem: Problem, device: DeviceSpec, choice: DirectChoice) -> float
     """Expected time of one kernel: whatever takes longer of instructions and memory."""
     shape = choice.shape
     costs = _COSTS[shape.gradient, shape.item_bytes, shape.rows]
-    counts = choice.plan(problem).counts
+    counts = choice.products(problem).counts
     steps, all_runs = (
         problem.batch * problem.heads * count * shape.lanes / _WARP
         for count in (counts.box_tiles, counts.tiles)

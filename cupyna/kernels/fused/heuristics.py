@@ -94,6 +94,11 @@ class FusedChoice:
         """The walk of every block."""
         return TilePlan(problem.axes, self.row_tile, self.column_tile, self.shape.side)
 
+    def products(self, problem: Problem) -> TilePlan:
+        """The products of every warp, which skips what its own rows do not meet."""
+        rows = warp_tile(self.row_tile, self.shape.warp_rows)
+        return TilePlan(problem.axes, rows, self.column_tile, self.shape.side)
+
 
 @lru_cache(maxsize=1024)
 def fused_forward_choice(

@@ -67,6 +67,10 @@ class HopperChoice:
         """The walk of every block."""
         return TilePlan.of(problem, self.row_tile, self.key_tile)
 
+    def products(self, problem: Problem) -> TilePlan:
+        """The products of every consumer, which skips what its own queries do not meet."""
+        return TilePlan.of(problem, self.consumer_tile, self.key_tile)
+
 
 def key_tile_us(shape: HopperShape) -> float:
     """Expected time of one key tile that is not masked."""

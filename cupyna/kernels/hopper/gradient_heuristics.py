@@ -81,6 +81,10 @@ class HopperGradientChoice:
         """The walk of every block."""
         return TilePlan(problem.axes, self.row_tile, self.column_tile, self.shape.side)
 
+    def products(self, problem: Problem) -> TilePlan:
+        """The products of every consumer, which skips what its own rows do not meet."""
+        return TilePlan(problem.axes, self.consumer_tile, self.column_tile, self.shape.side)
+
 
 @lru_cache(maxsize=1024)
 def hopper_gradient_passes(

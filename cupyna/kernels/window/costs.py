@@ -185,7 +185,7 @@ class WindowChoice:
         by_warps = self.shape.blocks * self.shape.warps // self.warps
         return max(1, min(by_smem, by_warps, _MOST_BLOCKS))
 
-    def plan(self, problem: Problem) -> TilePlan:
+    def products(self, problem: Problem) -> TilePlan:
         """The products of every warp tile."""
         return TilePlan(problem.axes, self.warp_tile, self.slot_box, self.shape.side)
 

@@ -96,7 +96,7 @@ class WindowRingChoice:
         """Tiles of all key heads and batch entries, one after the other for each block."""
         return math.prod(self.row_tiles(problem)) * problem.kv_heads * problem.batch
 
-    def plan(self, problem: Problem) -> TilePlan:
+    def products(self, problem: Problem) -> TilePlan:
         """The products of a warp's tiles."""
         return TilePlan(problem.axes, self.warp_tile, self.slot_box(problem), "query")
 
