@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,17 +73,14 @@ def launched(
 
 
 def occupancies(kernel: str, compute_capability: tuple[int, int]) -> tuple[Occupancy, ...]:
-    """Every compiled kernel of a name or pattern, as `Choice.kernel` has it.
+    """Every compiled kernel of some names, or of a pattern, as `Choice.kernel` has them.
 
     A pattern stands for those that read whole vectors, as they do where rows are aligned.
     """
     limits = multiprocessor(compute_capability)
     found = []
-    pattern = f"{kernel}*" if "*" in kernel else kernel
-    for variant in VARIANTS:
-        if limits is None or not fnmatchcase(variant.symbol, pattern):
-            continue
-        if "*" in kernel and ("VECTOR", 0) in variant.defines:
+    for name, variant in itertools.product(kernel.split(" + "), VARIANTS):
+        if limits is None or not _is_named(variant, name):
             continue
         try:
             arch = architecture_of(variant, compute_capability)
@@ -93,6 +91,12 @@ def occupancies(kernel: str, compute_capability: tuple[int, int]) -> tuple[Occup
             smem_bytes = variant.smem_bytes + resources.smem_bytes
             found.append(occupancy(variant, compute_capability, resources.registers, smem_bytes))
     return tuple(found)
+
+
+def _is_named(variant: Variant, name: str) -> bool:
+    if "*" not in name:
+        return variant.symbol == name
+    return fnmatchcase(variant.symbol, f"{name}*") and ("VECTOR", 0) not in variant.defines
 
 
 def _resources(variant: Variant, arch: str) -> Resources | None:

@@ -15,6 +15,7 @@ from cupyna import cli
 from cupyna.arrays import Device
 from cupyna.cli import profile as command
 from cupyna.devices import device_spec
+from cupyna.dispatch import select
 from cupyna.execution import Choice
 from cupyna.kernels.variant import Variant
 from cupyna.problem import Problem
@@ -109,6 +110,13 @@ def test_a_pattern_stands_for_kernels_that_read_vectors() -> None:
     naive = occupancies("cupyna_naive_*_float16", (9, 0))
     assert len(naive) > 3 and not any("vector0" in one.symbol for one in naive)
     assert occupancies("cupyna_naive_*_float16", (7, 5)) == ()
+
+
+def test_both_passes_of_backward_are_found() -> None:
+    asked = find("E").problem("float16"), "backward", H200
+    choice = select(*asked, "fused").choice(*asked)
+    found = occupancies(choice.kernel, (9, 0))
+    assert [one.symbol for one in found] == choice.kernel.split(" + ") and len(found) == 2
 
 
 NCU = """==PROF== Connected to process 1
