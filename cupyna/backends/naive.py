@@ -36,7 +36,7 @@ _MOST_TOKENS = 2**30 - 1
 # through registers, as float32, and workspaces of the weights' size.
 _WORK = {
     "forward": (1, 1, 4.6, 4.5, 1), "backward": (3, 2, 10.4, 12, 2),
-    "qk": (1, 0, 5, 2.2, 1), "av": (0, 1, 3.5, 2.2, 1),
+    "qk": (1, 0, 5, 2.2, 1), "av": (0, 1, 2.0, 2.2, 1),
     "qk_backward": (2, 0, 4.6, 6, 1), "av_backward": (0, 2, 9, 6, 1),
 }  # fmt: skip
 
