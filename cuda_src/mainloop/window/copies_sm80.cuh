@@ -1,6 +1,7 @@
 // Copies of a small-window kernel into shared memory: a block's box of columns and a warp's rows.
 #pragma once
 
+#include "../../ptx/shared_memory.cuh"
 #include "tile_sm80.cuh"
 
 namespace cupyna {
