@@ -63,6 +63,34 @@ def test_any_problem_gets_tiles_that_fit(
         assert choice.time_us > 0
 
 
+def float32(
+    spatial: tuple[int, ...], kernel: int, head_dim: int, dilation: int = 1, heads: int = 8
+) -> Problem:
+    rank = len(spatial)
+    return Problem(
+        8, spatial, heads, heads, head_dim, head_dim, "float32", (kernel,) * rank, (1,) * rank,
+        (dilation,) * rank, (False,) * rank,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("head_dim", [32, 64])
+def test_float32_takes_small_blocks_where_windows_skip_and_large_ones_in_full_groups(
+    head_dim: int,
+) -> None:
+    skipping, full = float32((32, 32, 32), 7, head_dim), float32((64, 64), 31, head_dim, 2)
+    assert [choice.shape.warps for choice in choices(skipping, H200)] == [2, 2, 2]
+    assert fused_forward_choice(full, H200).shape.warps == 4
+    # A multiprocessor of an A100 does not hold as many.
+    assert fused_forward_choice(skipping, A100).shape.warps == 4
+
+
+@given(problem=problems(dtypes=("float32",), max_tokens=4096, max_head_dim=128))
+def test_plain_tf32_has_a_variant_wherever_it_is_allowed(problem: Problem) -> None:
+    for choice in choices(replace(problem, allow_tf32=True, has_bias=False), H200):
+        assert not choice.shape.is_exact
+        assert ("TF32", 1) in choice.shape.row("float32", allow_tf32=True).defines
+
+
 @pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.name)
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("item_bytes", [2, 4])

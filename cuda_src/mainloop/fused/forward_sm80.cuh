@@ -33,7 +33,12 @@ struct FusedForwardSm80
   using typename Tile::WarpBox;
 
   // Fragments of all queries stay in registers where they leave enough for the sums.
-  static constexpr bool kQueriesInRegisters = kRowTiles * kHeadDim * sizeof(T) < 256;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  static constexpr int kQueryBytes = kWarps < 4 ? 128 : 256;  // of a row in each row tile
+#else
+  static constexpr int kQueryBytes = 256;
+#endif
+  static constexpr bool kQueriesInRegisters = kRowTiles * kHeadDim * sizeof(T) < kQueryBytes;
   static_assert(kShares == 1 || !kQueriesInRegisters, "queries are read after their sign is set");
   using Queries = unsigned[kRowTiles][kQueriesInRegisters ? Products::kDepths : 1][4];
 

@@ -30,6 +30,7 @@
 #include "edges_sm80.cuh"
 #include "products_sm80.cuh"
 #include "query_products_sm80.cuh"
+#include "row_statistics_sm80.cuh"
 #include "tile_sm80.cuh"
 
 namespace cupyna {
@@ -93,7 +94,11 @@ struct FusedGradientSm80
     Sums first = {};   // dQ or dK
     Sums second = {};  // dV
     const int warp = kShares == 1 ? threadIdx.x / 32 : threadIdx.x / 32 % kWarps;
-    if constexpr (kRowsAreQueries) lay_statistics(warp);
+    if constexpr (kRowsAreQueries && Tile::kFindsRowsOnce) {
+      lay_found_statistics(*this, params, warp);
+    } else if constexpr (kRowsAreQueries) {
+      lay_statistics(warp);
+    }
     for (int stage = 0, place = 0; Tile::arrive(place); stage ^= 1) {
       if (!kTakesTurns || share() == 0) Tile::copy_next(stage, place);
       Tile::continue_walk(place);

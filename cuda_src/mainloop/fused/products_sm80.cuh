@@ -20,6 +20,8 @@ template <Flavor kFlavor, int kRegisters>
 struct Operand {
   unsigned large[kRegisters], small[kFlavor == Flavor::k3xTf32 ? kRegisters : 1];
 
+  Operand() = default;
+
   // Float32 numbers become TF32; others are fragments already. Products ignore what stands below
   // TF32's ten bits of mantissa. For 3xTF32 integers round, in half a conversion's instructions;
   // a NaN that this loses is still in the remainder.
@@ -88,14 +90,7 @@ struct ProductsSm80 {
       for (int begin = 0; begin < kDepths; begin += kRun) {
         Scores part = {};
         multiply_rows<kIsApart>(part, columns, load, begin, kRun);
-#pragma unroll
-        for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
-#pragma unroll
-          for (int pair = 0; pair < kColumns / 8; ++pair) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) scores[row_tile][pair][i] += part[row_tile][pair][i];
-          }
-        }
+        add(scores, part);
       }
     }
   }
@@ -180,24 +175,49 @@ struct ProductsSm80 {
                                                  const float (&sums)[kSumDim / 8][4], int half,
                                                  float factor, int first_chunk = 0) {
     char* memory = reinterpret_cast<char*>(rows);
-    const int lane = threadIdx.x % 4;
+    if constexpr (kFlavor == Flavor::k16Bit) {
+      const int lane = threadIdx.x % 4;
 #pragma unroll
-    for (int n = 0; n < kSumDim / 8; ++n) {
-      const float left = sums[n][2 * half] * factor, right = sums[n][2 * half + 1] * factor;
-      if constexpr (kFlavor == Flavor::k16Bit) {
+      for (int n = 0; n < kSumDim / 8; ++n) {
+        const float left = sums[n][2 * half] * factor, right = sums[n][2 * half + 1] * factor;
         *reinterpret_cast<unsigned*>(memory + Rows::offset(row, first_chunk + n) + lane * 4) =
             pack<T>(left, right);
-      } else {
-        // See multiply_part: tile n holds every fourth channel of 32.
-        const int chunk = first_chunk + n / 4 * 8 + lane * 2;
-        float* target = reinterpret_cast<float*>(memory);
-        target[Rows::offset(row, chunk) / 4 + n % 4] = left;
-        target[Rows::offset(row, chunk + 1) / 4 + n % 4] = right;
+      }
+    } else {
+      // See multiply_part: four tiles have the channels of a chunk.
+      const int lane = ptx::lane_id() % 4;
+#pragma unroll
+      for (int n = 0; n < kSumDim / 8; n += 4) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int element = 2 * half + i, chunk = first_chunk + n / 4 * 8 + lane * 2 + i;
+          *reinterpret_cast<float4*>(memory + Rows::offset(row, chunk)) =
+              make_float4(sums[n][element] * factor, sums[n + 1][element] * factor,
+                          sums[n + 2][element] * factor, sums[n + 3][element] * factor);
+        }
       }
     }
   }
 
  private:
+  // Products of fragments that make one, the small ones first.
+  static constexpr int kTerms = kFlavor == Flavor::k3xTf32 ? 3 : 1;
+  // A warp waits where a product needs the sums of the one before. So products of 3xTF32 take turns
+  // over so many pairs of tiles, and where there is one pair, small ones have sums of their own.
+  static constexpr int kTogether = kTerms == 1 || kColumns < 32 ? 1 : 2;
+  static constexpr int kApart = kTerms > 1 && kColumns* kRowTiles < 32 ? kTerms - 1 : 0;
+
+  static __device__ __forceinline__ void add(Scores& scores, const Scores& part) {
+#pragma unroll
+    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+#pragma unroll
+      for (int pair = 0; pair < kColumns / 8; ++pair) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) scores[row_tile][pair][i] += part[row_tile][pair][i];
+      }
+    }
+  }
+
   // The channels of `count` fragments.
   template <bool kIsApart, typename Load>
   static __device__ __forceinline__ void multiply_rows(Scores& scores, const T* columns,
@@ -205,6 +225,7 @@ struct ProductsSm80 {
     const int lane = kIsApart ? ptx::lane_id() : thread() % 32;
     // Columns 0-7 and 8-15 of each sixteen, with the lower and the upper chunk.
     const unsigned place = address(columns, lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    Scores apart[kApart > 0 ? kApart : 1] = {};
 #pragma unroll
     for (int i = 0; i < count; ++i) {
       const int depth = begin + i;
@@ -214,17 +235,32 @@ struct ProductsSm80 {
         load(rows[row_tile], row_tile, depth);
       }
 #pragma unroll
-      for (int pair = 0; pair < kColumns / 16; ++pair) {
-        Fragment both;
-        ptx::ldmatrix_x4(both, Rows::moved(place, depth * 2) + pair * 16 * kRowBytes);
-        const Operand<kFlavor, 4> right(both);
+      for (int pair = 0; pair < kColumns / 16; pair += kTogether) {
+        Operand<kFlavor, 4> right[kTogether];
+#pragma unroll
+        for (int j = 0; j < kTogether; ++j) {
+          Fragment both;
+          ptx::ldmatrix_x4(both, Rows::moved(place, depth * 2) + (pair + j) * 16 * kRowBytes);
+          right[j] = Operand<kFlavor, 4>(both);
+        }
 #pragma unroll
         for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
           const Operand<kFlavor, 4> left(rows[row_tile]);
-          multiply(scores[row_tile][2 * pair], left, right, 0);
-          multiply(scores[row_tile][2 * pair + 1], left, right, 2);
+#pragma unroll
+          for (int term = 0; term < kTerms; ++term) {
+            Scores& sums = term < kApart ? apart[term] : scores;
+#pragma unroll
+            for (int j = 0; j < kTogether; ++j) {
+              multiply(sums[row_tile][2 * (pair + j)], left, right[j], 0, term);
+              multiply(sums[row_tile][2 * (pair + j) + 1], left, right[j], 2, term);
+            }
+          }
         }
       }
+    }
+#pragma unroll
+    for (int term = 0; term < kApart; ++term) {
+      add(scores, apart[term]);
     }
   }
 
@@ -261,18 +297,19 @@ struct ProductsSm80 {
     }
   }
 
-  // d += a b, the small products first.
+  // d += a b, or one of the terms of it.
   template <int kRegisters>
   static __device__ __forceinline__ void multiply(float (&d)[4], const Operand<kFlavor, 4>& a,
-                                                  const Operand<kFlavor, kRegisters>& b, int i) {
+                                                  const Operand<kFlavor, kRegisters>& b, int i,
+                                                  int term = 0) {
     if constexpr (kFlavor == Flavor::k16Bit) {
       ptx::mma_m16n8k16<T>(d, a.large, b.large[i], b.large[i + 1]);
-    } else {
-      if constexpr (kFlavor == Flavor::k3xTf32) {
-        ptx::mma_m16n8k8_tf32(d, a.small, b.large[i], b.large[i + 1]);
-        ptx::mma_m16n8k8_tf32(d, a.large, b.small[i], b.small[i + 1]);
-      }
+    } else if constexpr (kFlavor == Flavor::kTf32) {
       ptx::mma_m16n8k8_tf32(d, a.large, b.large[i], b.large[i + 1]);
+    } else {
+      const unsigned (&left)[4] = term == 0 ? a.small : a.large;
+      const unsigned (&right)[kRegisters] = term == 1 ? b.small : b.large;
+      ptx::mma_m16n8k8_tf32(d, left, right[i], right[i + 1]);
     }
   }
 
@@ -311,13 +348,19 @@ struct ProductsSm80 {
     const float4 even = *reinterpret_cast<const float4*>(memory + Rows::offset(column, chunk));
     const float4 odd = *reinterpret_cast<const float4*>(memory + Rows::offset(column + 1, chunk));
     const float values[4][2] = {{even.x, odd.x}, {even.y, odd.y}, {even.z, odd.z}, {even.w, odd.w}};
+    Operand<kFlavor, 2> right[4];
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
       const unsigned raw[2] = {__float_as_uint(values[n][0]), __float_as_uint(values[n][1])};
-      const Operand<kFlavor, 2> right(raw);
+      right[n] = Operand<kFlavor, 2>(raw);
+    }
 #pragma unroll
-      for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
-        multiply(sums[row_tile][first + n], Operand<kFlavor, 4>(weights[row_tile]), right, 0);
+    for (int row_tile = 0; row_tile < kRowTiles; ++row_tile) {
+      const Operand<kFlavor, 4> left(weights[row_tile]);
+#pragma unroll
+      for (int term = 0; term < kTerms; ++term) {
+#pragma unroll
+        for (int n = 0; n < 4; ++n) multiply(sums[row_tile][first + n], left, right[n], 0, term);
       }
     }
   }

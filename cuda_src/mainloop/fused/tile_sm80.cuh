@@ -20,6 +20,7 @@
 #include "../../ptx/arithmetic.cuh"
 #include "../../ptx/shared_memory.cuh"
 #include "beside.cuh"
+#include "row_places_sm80.cuh"
 
 namespace cupyna {
 
@@ -44,6 +45,8 @@ struct FusedTileSm80 {
   static constexpr int kChunks = kHeadDim / kPerChunk;  // of a row
   static constexpr bool kHasColumnStatistics = kRowArrays == 2 && !kRowsAreQueries;
   using Rows = Swizzle<kHeadDim * sizeof(T)>;
+  // Rows of float32 are twice as many chunks; those of 16-bit elements are found for each chunk.
+  static constexpr bool kFindsRowsOnce = sizeof(T) == 4;
   static_assert(kWarpRows <= 32 && kThreads % kChunks == 0 && kColumns * kChunks % kThreads == 0,
                 "a lane has one row, and a thread copies one column of chunks");
 
@@ -254,6 +257,7 @@ struct FusedTileSm80 {
   }
 
   __device__ __forceinline__ void copy_rows(T* target, const Array& array, int channels) const {
+    if constexpr (kFindsRowsOnce) return copy_found_rows(*this, target, array, channels);
     const T* source = static_cast<const T*>(array.data);
     for (int i = threadIdx.x; i < kRows * kChunks; i += kThreads) {
       const int row = i / kChunks, chunk = i % kChunks;
@@ -414,6 +418,9 @@ struct FusedTileSm80 {
   // A warp's share of its rows of `source`, copied to an array, 16 bytes at a time.
   __device__ __forceinline__ void write_rows(const Array& array, const T* source, int warp,
                                              int channels, int share = 0) const {
+    if constexpr (kFindsRowsOnce) {
+      return write_found_rows(*this, array, source, warp, channels, share);
+    }
     T* target = static_cast<T*>(array.data);
     for (int i = share * 32 + threadIdx.x % 32; i < kWarpRows * kChunks; i += 32 * kShares) {
       const int row = warp * kWarpRows + i / kChunks, chunk = i % kChunks;

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cupyna.problem import DeviceSpec, Operation, Problem
 
-from .heuristics import gradient_time_us
+from .heuristics import gradient_time_us, is_of_three
 from .tuning import Passes
 
 __all__ = ["expected_us"]
@@ -19,10 +19,9 @@ __all__ = ["expected_us"]
 _ROW_CHUNK = {"forward": 5.0, "backward": 9.0}
 _ROW_CHANNELS = 128
 _CLOCKS_PER_US = 1700.0
-# With that, backward took this much longer, by the median; in float32 with products of three, whose
-# model counts the columns of whole blocks, root-mean-square errors are 10 %.
+# With that, backward took this much longer, by the median. The model of products of three TF32
+# numbers has both in it.
 _BACKWARD = 1.25
-_BACKWARD_FLOAT32 = 1.03
 # Dilated windows of 128 channels in 16 bits took this share of it, by the median of 28 problems.
 _DILATED = {"forward": 0.75, "backward": 0.87}
 _DILATED_CHANNELS = 128
@@ -32,14 +31,16 @@ def expected_us(
     problem: Problem, operation: Operation, device: DeviceSpec, passes: Passes
 ) -> float:
     """Expected time of forward or backward; that of a bias's gradient comes on top."""
+    tiles_us = sum(chosen.time_us for chosen in passes)
+    if operation == "backward":
+        tiles_us = gradient_time_us(problem, device, passes)
+    if is_of_three(problem, passes[0].shape):
+        return tiles_us
     rows_us = _rows_us(problem, operation, device, passes)
     is_wide = problem.item_bytes == 2 and passes[0].shape.head_dim == _DILATED_CHANNELS
     share = _DILATED[operation] if is_wide and max(problem.dilation) > 1 else 1.0
-    if operation == "forward":
-        return share * (passes[0].time_us + rows_us)
-    is_float32 = problem.item_bytes == 4 and not problem.allow_tf32
-    factor = _BACKWARD_FLOAT32 if is_float32 else _BACKWARD
-    return share * factor * (gradient_time_us(problem, device, passes) + rows_us)
+    factor = 1.0 if operation == "forward" else _BACKWARD
+    return share * factor * (tiles_us + rows_us)
 
 
 def _rows_us(problem: Problem, operation: Operation, device: DeviceSpec, passes: Passes) -> float:

@@ -25,6 +25,7 @@ __all__ = [
     "fused_forward_choice",
     "fused_gradient_choices",
     "gradient_time_us",
+    "is_of_three",
     "is_served",
     "lone_gradient_choice",
 ]
@@ -43,10 +44,26 @@ _COLUMN_TILE = 323.0
 _TILE = 1880.0
 _PAIR_OF_TILES = 6200.0
 _TALL_SPLIT = 0.8
-# How much longer products of float32 take where few columns at a time meet rows that are split into
-# TF32 numbers anew for each. From backward of 150 problems of the sweep.
+# The same of products of three TF32 numbers, which take so long that little else counts: per
+# multiplication of a pair's channel for all that a block computes, as warps that skip a tile wait
+# for those that do not, and more for what its warps compute; per pair of mask, per column tile, per
+# row tile, and per channel of its rows, the last two twice where a block is alone on its
+# multiprocessor. Fewer warps than twelve leave more of it idle, most of all before their first
+# product, which takes longer for more channels. Few columns at a time meet rows of many channels
+# that are split anew for each. Fitted to 1554 tilings of 218 problems, with root-mean-square errors
+# of 7 %.
+_THREE_OF_BLOCK = 5.4e-3
+_THREE_OF_WARPS = 1.85e-3
+_THREE_MASK = 0.15
+_THREE_COLUMN_TILE = 140.0
+_THREE_TILE = 620.0
+_THREE_ROW_CHANNEL = 0.55
+_ENOUGH_WARPS = 12
+_IDLE = 1.05
+_IDLE_TILE_CHANNEL = 14.0
 _FEW_COLUMNS = 16
-_SPLIT_AGAIN = 1.17
+_MANY_CHANNELS = 128
+_SPLIT_AGAIN = 1.11
 _CLOCKS_PER_US = 1700.0
 _LAUNCH_US = 3.0
 
@@ -165,7 +182,11 @@ def _fitting(
     """Shapes of the fewest channels that hold a problem's, on a device that holds the shape."""
     fitting = [s for s in shapes if s.serves(problem) and s.smem_bytes <= device.smem_bytes]
     least = min((shape.head_dim for shape in fitting), default=0)
-    return [shape for shape in fitting if shape.head_dim == least]
+    fitting = [shape for shape in fitting if shape.head_dim == least]
+    if problem.item_bytes != 4:
+        return fitting
+    # Small blocks are fast where a multiprocessor holds as many as they are compiled for.
+    return [s for s in fitting if s.blocks * s.smem_bytes <= device.smem_bytes] or fitting
 
 
 def is_served(problem: Problem, device: DeviceSpec, direction: str) -> bool:
@@ -229,39 +250,54 @@ def _time_us(
     products = warp.computed_products * padding
     is_whole = padding == 1 and not problem.has_bias
     masked = products - (warp.dense_products if is_whole else 0)
-    copied = shape.columns
-    column_tile_clocks = _COLUMN_TILE
-    if shape.direction == "bias_gradient":  # rows and their windows change with the columns
-        copied += shape.rows
-        column_tile_clocks += _PAIR_OF_TILES
-    chunks = block.box_tiles * copied * shape.head_dim * shape.item_bytes / 16 * 2
+    row_heads = problem.heads if shape.side == "query" else problem.kv_heads
     multiplications: float = _MULTIPLICATIONS[shape.direction, shape.side] + shape.sums_queries
     if shape.shares > 1 and not shape.splits:  # each share computes all weights and their gradients
         multiplications += (1 if shape.direction == "forward" else 2) * (shape.shares - 1)
     if shape.splits and shape.row_tiles > 1:
         multiplications *= _TALL_SPLIT
-    multiplied = products
-    if shape.item_bytes == 4:  # TF32 has half the rate of 16-bit elements
-        rounds = problem.allow_tf32 and shape.has_tf32
-        multiplications *= 2 if rounds else 6
-        if shape.direction == "gradient" and not rounds:
-            # Products of three take so long that warps that skip a tile wait for those that do not.
-            multiplied = block.computed_products * padding
-            if shape.column_block <= _FEW_COLUMNS:
-                multiplications *= _SPLIT_AGAIN
-    # Keys meet the queries of every head that reads theirs.
-    clocks_of_heads = problem.heads * (
-        multiplied * multiplications * shape.head_dim * _MULTIPLY
-        + products * _SOFTMAX
-        + masked * _MASK
-        + chunks * _COPY
-        + block.box_tiles * column_tile_clocks
-    )
-    row_heads = problem.heads if shape.side == "query" else problem.kv_heads
-    clocks = problem.batch * (clocks_of_heads + row_heads * block.tiles * _TILE)
+    if is_of_three(problem, shape):
+        is_idle = shape.blocks * shape.warps * shape.shares < _ENOUGH_WARPS
+        multiplications *= _IDLE if is_idle else 1
+        if shape.column_block <= _FEW_COLUMNS and shape.head_dim >= _MANY_CHANNELS:
+            multiplications *= _SPLIT_AGAIN
+        together = block.computed_products * padding * _THREE_OF_BLOCK + products * _THREE_OF_WARPS
+        clocks_of_heads = problem.heads * (
+            together * multiplications * shape.head_dim
+            + masked * _THREE_MASK
+            + block.box_tiles * _THREE_COLUMN_TILE
+        )
+        tile_clocks = _THREE_TILE + _THREE_ROW_CHANNEL * shape.rows * shape.head_dim
+        tile_clocks *= 2 if 2 * shape.smem_bytes > device.smem_bytes else 1
+        tile_clocks += _IDLE_TILE_CHANNEL * shape.head_dim if is_idle else 0
+    else:
+        if shape.item_bytes == 4:  # TF32 has half the rate of 16-bit elements
+            multiplications *= 2 if problem.allow_tf32 and shape.has_tf32 else 6
+        copied = shape.columns
+        column_tile_clocks = _COLUMN_TILE
+        if shape.direction == "bias_gradient":  # rows and their windows change with the columns
+            copied += shape.rows
+            column_tile_clocks += _PAIR_OF_TILES
+        chunks = block.box_tiles * copied * shape.head_dim * shape.item_bytes / 16 * 2
+        # Keys meet the queries of every head that reads theirs.
+        clocks_of_heads = problem.heads * (
+            products * multiplications * shape.head_dim * _MULTIPLY
+            + products * _SOFTMAX
+            + masked * _MASK
+            + chunks * _COPY
+            + block.box_tiles * column_tile_clocks
+        )
+        tile_clocks = _TILE
+    clocks = problem.batch * (clocks_of_heads + row_heads * block.tiles * tile_clocks)
     blocks = problem.batch * row_heads * block.tiles
     waves = max(1.0, device.processors / max(1, blocks))
     return clocks * waves / device.processors / _CLOCKS_PER_US
+
+
+def is_of_three(problem: Problem, shape: FusedShape) -> bool:
+    """Whether a pass multiplies float32 as three products of TF32 numbers."""
+    is_pass = shape.direction in ("forward", "gradient")
+    return shape.item_bytes == 4 and is_pass and not (problem.allow_tf32 and shape.has_tf32)
 
 
 def _row_tiles(problem: Problem, rows: int) -> list[tuple[int, ...]]:

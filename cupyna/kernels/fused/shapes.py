@@ -55,6 +55,8 @@ class FusedShape:
         Whether a pass over keys gives the gradient of the queries too.
     shares : int
         Warps that have the same rows, each with a share of the channels that it sums.
+    is_exact : bool
+        Whether float32 has no variant of plain TF32: another shape does as well there.
     item_bytes : int
         Bytes of an element of the arrays.
     head_dim : int
@@ -82,6 +84,7 @@ class FusedShape:
     blocks: int = 2
     sums_queries: bool = False
     shares: int = 1
+    is_exact: bool = False
 
     @property
     def warp_rows(self) -> int:
@@ -141,7 +144,8 @@ class FusedShape:
     def has_tf32(self) -> bool:
         """Whether float32 has a kernel of plain TF32, for the most common of its passes."""
         is_pass = self.direction in ("forward", "gradient")
-        return self.item_bytes == 4 and is_pass and self.head_dim <= MOST_TF32_CHANNELS
+        is_common = is_pass and self.head_dim <= MOST_TF32_CHANNELS and not self.is_exact
+        return self.item_bytes == 4 and is_common
 
     def serves(self, problem: Problem) -> bool:
         """Whether it has the elements, the channels and the bias of a problem."""
@@ -149,6 +153,7 @@ class FusedShape:
             problem.item_bytes == self.item_bytes
             and max(problem.head_dim, problem.value_dim) <= self.head_dim
             and (self.takes_bias or not problem.has_bias)
+            and not (self.is_exact and problem.allow_tf32)
         )
 
     def variant(self, problem: Problem) -> Variant:
@@ -192,10 +197,11 @@ def _forward(
     blocks: int = 2,
     warps: int = 4,
     shares: int = 1,
+    is_exact: bool = False,
 ) -> FusedShape:
     return FusedShape(
         "forward", "query", item_bytes, head_dim, row_tiles, warps, columns, column_block, blocks,
-        shares=shares,
+        shares=shares, is_exact=is_exact,
     )  # fmt: skip
 
 
@@ -209,11 +215,20 @@ def _gradient(
     blocks: int = 2,
     shares: int = 1,
     warps: int = 4,
+    is_exact: bool = False,
 ) -> FusedShape:
     return FusedShape(
         "gradient", side, item_bytes, head_dim, row_tiles, warps, columns, column_block, blocks,
-        shares=shares,
+        shares=shares, is_exact=is_exact,
     )  # fmt: skip
+
+
+def _pair_gradient(
+    side: Side, head_dim: int, columns: int, column_block: int, blocks: int, shares: int = 1
+) -> FusedShape:
+    return _gradient(
+        side, 4, head_dim, 1, columns, column_block, blocks, shares, warps=2, is_exact=True
+    )
 
 
 def _lone_gradient(
@@ -244,7 +259,9 @@ def _bias_gradient(
 
 # Two row tiles halve the reads of columns from shared memory; one leaves registers for more
 # channels and for a bias, and wastes less on small windows. More columns share the cost of a tile.
-# The smaller ones of a head_dim are for devices with 99 KB of shared memory.
+# The smaller ones of a head_dim are for devices with 99 KB of shared memory. In float32, with three
+# products for one, what warps of a block wait for each other costs more than copies: blocks of two
+# warps see smaller boxes, and serve devices that hold enough of them.
 FORWARD_SHAPES = (
     _forward(2, 32, row_tiles=1, columns=64, column_block=64, blocks=3),
     _forward(2, 32, row_tiles=2, columns=128, column_block=64),
@@ -256,7 +273,9 @@ FORWARD_SHAPES = (
     _forward(2, 128, row_tiles=2, columns=64, column_block=64),
     _forward(2, 256, row_tiles=1, columns=32, column_block=32),
     _forward(4, 32, row_tiles=1, columns=64, column_block=64, blocks=3),
+    _forward(4, 32, row_tiles=1, columns=32, column_block=32, blocks=8, warps=2, is_exact=True),
     _forward(4, 64, row_tiles=1, columns=32, column_block=32, blocks=3),
+    _forward(4, 64, row_tiles=1, columns=32, column_block=32, blocks=5, warps=2, is_exact=True),
     _forward(4, 128, row_tiles=1, columns=32, column_block=32),
     _forward(4, 256, row_tiles=1, columns=16, column_block=16, warps=2, shares=2),
 )
@@ -270,7 +289,9 @@ GRADIENT_SHAPES = (
     _gradient("query", 2, 256, row_tiles=1, columns=32, column_block=32, blocks=1),
     _gradient("query", 2, 256, row_tiles=1, columns=16, column_block=16, blocks=1),
     _gradient("query", 4, 32, row_tiles=1, columns=64, column_block=64, blocks=3),
+    _pair_gradient("query", 32, columns=32, column_block=32, blocks=8),
     _gradient("query", 4, 64, row_tiles=1, columns=32, column_block=32, blocks=3),
+    _pair_gradient("query", 64, columns=32, column_block=32, blocks=4),
     _gradient("query", 4, 128, row_tiles=1, columns=16, column_block=16, blocks=1),
     _gradient("query", 4, 256, row_tiles=1, columns=16, column_block=16, shares=2, warps=1),
     _gradient("key", 2, 32, row_tiles=1, columns=64, column_block=64),
@@ -280,8 +301,10 @@ GRADIENT_SHAPES = (
     _gradient("key", 2, 128, row_tiles=1, columns=64, column_block=32),
     _gradient("key", 2, 256, row_tiles=1, columns=32, column_block=16, blocks=1, shares=2),
     _gradient("key", 2, 256, row_tiles=1, columns=16, column_block=16, blocks=1, shares=2),
-    _gradient("key", 4, 32, row_tiles=1, columns=64, column_block=64),
+    _gradient("key", 4, 32, row_tiles=1, columns=32, column_block=32, blocks=6, warps=2),
     _gradient("key", 4, 64, row_tiles=1, columns=32, column_block=32),
+    _pair_gradient("key", 64, columns=16, column_block=16, blocks=6),
+    _pair_gradient("key", 128, columns=32, column_block=16, blocks=2, shares=2),
     _gradient("key", 4, 128, row_tiles=1, columns=32, column_block=16, blocks=1, shares=2),
     _gradient("key", 4, 128, row_tiles=1, columns=16, column_block=16, blocks=1, shares=2),
     _gradient("key", 4, 256, row_tiles=1, columns=16, column_block=16, shares=4, warps=1),
