@@ -250,7 +250,7 @@ struct FusedForwardSm80
       }
     }
     meet();
-    Tile::write_rows(params.out, shared.rows[0], warp, params.value_dim, share());
+    write_rows(*this, params.out, shared.rows[0], warp, params.value_dim, share());
   }
 
   // All warps with the same rows.

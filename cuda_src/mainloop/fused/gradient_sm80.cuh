@@ -94,11 +94,7 @@ struct FusedGradientSm80
     Sums first = {};   // dQ or dK
     Sums second = {};  // dV
     const int warp = kShares == 1 ? threadIdx.x / 32 : threadIdx.x / 32 % kWarps;
-    if constexpr (kRowsAreQueries && Tile::kFindsRowsOnce) {
-      lay_found_statistics(*this, params, warp);
-    } else if constexpr (kRowsAreQueries) {
-      lay_statistics(warp);
-    }
+    if constexpr (kRowsAreQueries) lay_row_statistics(*this, params, warp);
     for (int stage = 0, place = 0; Tile::arrive(place); stage ^= 1) {
       if (!kTakesTurns || share() == 0) Tile::copy_next(stage, place);
       Tile::continue_walk(place);
@@ -143,48 +139,6 @@ struct FusedGradientSm80
   }
 
  private:
-  // Statistics of the warp's own queries, whose dO is in shared memory; 16 bytes of O per lane.
-  __device__ __forceinline__ void lay_statistics(int warp) const {
-    constexpr int kPerChunk = Tile::kPerChunk;
-    constexpr int kLanes = Tile::kChunks < 32 ? Tile::kChunks : 32;
-    const int lane = threadIdx.x % 32;
-    const T* out = static_cast<const T*>(params.out.data);
-#pragma unroll 2
-    for (int i = 0; i < kWarpRows; i += 32 / kLanes) {
-      const int row = warp * kWarpRows + i + lane / kLanes;
-      bool is_real;
-      const Coordinate at = Tile::position_of(row, is_real);
-      float delta = 0;
-      for (int chunk = lane % kLanes; chunk * kPerChunk < params.value_dim; chunk += kLanes) {
-        const uint4 mine = *reinterpret_cast<const uint4*>(
-            out + Tile::row_offset(params.out, at, head) + chunk * kPerChunk);
-        const uint4 given = *reinterpret_cast<const uint4*>(
-            reinterpret_cast<char*>(shared.rows[1]) + Tile::Rows::offset(row, chunk));
-        const T* a = reinterpret_cast<const T*>(&mine);
-        const T* b = reinterpret_cast<const T*>(&given);
-#pragma unroll
-        for (int element = 0; element < kPerChunk; ++element) {
-          delta += widen(a[element]) * widen(b[element]);
-        }
-      }
-#pragma unroll
-      for (int step = kLanes / 2; step > 0; step /= 2) {
-        delta += __shfl_xor_sync(0xffffffffu, delta, step);
-      }
-      if (lane % kLanes == 0) {
-        if (params.dlse.data != nullptr) delta -= statistic(params.dlse, at);
-        const Statistics found{statistic(params.lse, at) * kLog2E, delta};
-        shared.statistics[row] = found;
-        if (is_real) params.statistics[Tile::query_index(at, head)] = found;
-      }
-    }
-    __syncwarp();
-  }
-
-  __device__ __forceinline__ float statistic(const Array& array, const Coordinate& at) const {
-    return static_cast<const float*>(array.data)[Tile::row_offset(array, at, head)];
-  }
-
   // Where the warp's share of the channels that it sums begins.
   static __device__ __forceinline__ int share() {
     if constexpr (kShares == 1) return 0;
@@ -407,9 +361,9 @@ struct FusedGradientSm80
       add_rows(*this, static_cast<const BesideGradientParams&>(params).window_dq, warp, share());
     }
     const Array& of_first = kRowsAreQueries ? params.dq : params.dk;
-    Tile::write_rows(of_first, shared.rows[0], warp, params.head_dim, share());
+    write_rows(*this, of_first, shared.rows[0], warp, params.head_dim, share());
     if constexpr (!kRowsAreQueries) {
-      Tile::write_rows(params.dv, shared.rows[1], warp, params.value_dim, share());
+      write_rows(*this, params.dv, shared.rows[1], warp, params.value_dim, share());
     }
   }
 };

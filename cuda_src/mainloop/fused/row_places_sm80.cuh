@@ -55,8 +55,8 @@ struct RowPlaces {
 
 // All rows of a tile, into shared memory: a share of them to each warp.
 template <typename Tile, typename T>
-__device__ __forceinline__ void copy_found_rows(const Tile& tile, T* target, const Array& array,
-                                                int channels) {
+__device__ __forceinline__ void copy_rows(const Tile& tile, T* target, const Array& array,
+                                          int channels) {
   const RowPlaces<Tile, Tile::kChunks, Tile::kThreads / 32> places(tile, threadIdx.x / 32);
   const long long own_offset = tile.row_offset(array, places.at, tile.head);
   const int chunk = threadIdx.x % Tile::kChunks;
@@ -71,13 +71,13 @@ __device__ __forceinline__ void copy_found_rows(const Tile& tile, T* target, con
 
 // A warp's share of its rows of shared memory, out to an array.
 template <typename Tile, typename T>
-__device__ __forceinline__ void write_found_rows(const Tile& tile, const Array& array,
-                                                 const T* source, int warp, int channels,
-                                                 int share) {
+__device__ __forceinline__ void write_rows(const Tile& tile, const Array& array, const T* source,
+                                           int warp, int channels, int share) {
   constexpr int kChunks = Tile::kChunks, kShares = Tile::kWarpsOfRows;
-  const RowPlaces<Tile, kChunks, kShares> places(tile, share, warp * Tile::kWarpRows);
+  using Places = RowPlaces<Tile, kChunks, kShares>;
+  const Places places(tile, share, warp * Tile::kWarpRows);
   const long long own_offset = tile.row_offset(array, places.at, tile.head);
-  const int chunk = (share * 32 + threadIdx.x % 32) % kChunks;
+  const int chunk = (share * 32 + Places::lane()) % kChunks;
   const bool has_chunk = chunk * Tile::kPerChunk < channels;
   T* target = static_cast<T*>(array.data) + chunk * Tile::kPerChunk;
 #pragma unroll

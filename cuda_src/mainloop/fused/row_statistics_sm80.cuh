@@ -12,8 +12,8 @@ namespace cupyna {
 // O) - dlse. Loads of several rows are under way together: one after another, they took as long as
 // four column tiles.
 template <typename Tile>
-__device__ __forceinline__ void lay_found_statistics(const Tile& tile, const GradientParams& params,
-                                                     int warp) {
+__device__ __forceinline__ void lay_row_statistics(const Tile& tile, const GradientParams& params,
+                                                   int warp) {
   using T = typename Tile::Element;
   using Places = RowPlaces < Tile, Tile::kChunks<32 ? Tile::kChunks : 32, 1>;
   constexpr int kPerChunk = Tile::kPerChunk, kLanes = Places::kLanes;

@@ -44,8 +44,6 @@ struct FusedRowsSm80 {
   static constexpr int kChunks = kHeadDim / kPerChunk;  // of a row
   static constexpr bool kHasColumnStatistics = kRowArrays == 2 && !kRowsAreQueries;
   using Rows = Swizzle<kHeadDim * sizeof(T)>;
-  // Rows of float32 are twice as many chunks; those of 16-bit elements are found for each chunk.
-  static constexpr bool kFindsRowsOnce = sizeof(T) == 4;
   static_assert(kWarpRows <= 32 && kThreads % kChunks == 0 && kColumns * kChunks % kThreads == 0,
                 "a lane has one row, and a thread copies one column of chunks");
 
@@ -212,19 +210,6 @@ struct FusedRowsSm80 {
                     __reduce_min_sync(0xffffffffu, is_in ? row.end : kFar)};
   }
 
-  __device__ __forceinline__ void copy_rows(T* target, const Array& array, int channels) const {
-    if constexpr (kFindsRowsOnce) return copy_found_rows(*this, target, array, channels);
-    const T* source = static_cast<const T*>(array.data);
-    for (int i = threadIdx.x; i < kRows * kChunks; i += kThreads) {
-      const int row = i / kChunks, chunk = i % kChunks;
-      bool is_real;
-      const Coordinate at = position_of(row, is_real);
-      const bool is_there = chunk * kPerChunk < channels;
-      const T* from = source + row_offset(array, at, head) + (is_there ? chunk * kPerChunk : 0);
-      ptx::copy_async_16(address(target, row, chunk), from, is_there ? 16 : 0);
-    }
-  }
-
   // Index of a query in [batch, heads, tokens].
   __device__ __forceinline__ long long query_index(const Coordinate& at, int of_head) const {
     const int heads = gridDim.y * (kRowsAreQueries ? 1 : params.head_group);
@@ -240,25 +225,6 @@ struct FusedRowsSm80 {
   // Row of the tile that element `half` (0 or 1) of a thread's fragments belongs to.
   static __device__ __forceinline__ int row_of(int warp, int row_tile, int half) {
     return warp * kWarpRows + row_tile * 16 + half * 8 + threadIdx.x % 32 / 4;
-  }
-
-  // A warp's share of its rows of `source`, copied to an array, 16 bytes at a time.
-  __device__ __forceinline__ void write_rows(const Array& array, const T* source, int warp,
-                                             int channels, int share = 0) const {
-    if constexpr (kFindsRowsOnce) {
-      return write_found_rows(*this, array, source, warp, channels, share);
-    }
-    T* target = static_cast<T*>(array.data);
-    for (int i = share * 32 + threadIdx.x % 32; i < kWarpRows * kChunks; i += 32 * kShares) {
-      const int row = warp * kWarpRows + i / kChunks, chunk = i % kChunks;
-      bool is_real;
-      const Coordinate at = position_of(row, is_real);
-      if (is_real && chunk * kPerChunk < channels) {
-        *reinterpret_cast<uint4*>(target + row_offset(array, at, head) + chunk * kPerChunk) =
-            *reinterpret_cast<const uint4*>(reinterpret_cast<const char*>(source) +
-                                            Rows::offset(row, chunk));
-      }
-    }
   }
 
   static __device__ __forceinline__ unsigned address(const T* rows, int row, int chunk) {

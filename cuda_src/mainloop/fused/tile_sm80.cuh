@@ -24,8 +24,8 @@ struct FusedTileSm80 : FusedRowsSm80<T, kSide, kRowArrays, kHeadDim, kRowTiles, 
   __device__ __forceinline__ void prepare() const {
     Base::place(blockIdx.x);
     __syncthreads();
-    Base::copy_rows(shared.rows[0], rows.first, params.head_dim);
-    if constexpr (kRowArrays == 2) Base::copy_rows(shared.rows[1], rows.second, params.value_dim);
+    copy_rows(*this, shared.rows[0], rows.first, params.head_dim);
+    if constexpr (kRowArrays == 2) copy_rows(*this, shared.rows[1], rows.second, params.value_dim);
     ptx::copy_async_commit();
     begin_walk();
     Base::lay_rows();
