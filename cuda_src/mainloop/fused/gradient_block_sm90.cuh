@@ -42,8 +42,8 @@ struct GradientBlockSm90 {
   static constexpr int kColumnBlock = kColumns * kBlockChannels;
 
   // Of dQ, a consumer sums 64 queries, or its share of the channels of all. A product does not
-  // begin in the middle of a block of channels: of 96, the second consumer sums 32, and zeros past
-  // them.
+  // begin in the middle of a block of channels: of 96, the second consumer sums 32 and what lies
+  // past them, zeros or channels of the next head, which it does not hand over.
   static constexpr bool kSharesQueries = kColumns == kRows;
   static_assert(!kSumsQueries || kSharesQueries || kColumns == kConsumerRows, "blocks of queries");
   static constexpr int kQueryChannels = kSharesQueries   ? kHeadDim

@@ -98,10 +98,11 @@ struct FusedGradientSm90 {
         // Bytes of the boxes; with the first ones every lane of the producer copies statistics.
         ptx::mbarrier_init(ptx::shared_address(&shared.gates[0][i].full), kRowsAreQueries ? 1 : 33);
         ptx::mbarrier_init(ptx::shared_address(&shared.gates[1][i].full), 1);
-        for (int array = 0; array < 2; ++array) {
-          // Every warp of a consumer lets go by itself.
-          ptx::mbarrier_init(ptx::shared_address(&shared.gates[array][i].empty), 4 * kConsumers);
-        }
+        // Every thread reads a tile's place and statistics, and lets go of them by itself:
+        // racecheck follows no arrival for other lanes. What only products read, a warp lets go.
+        ptx::mbarrier_init(ptx::shared_address(&shared.gates[0][i].empty),
+                           kConsumers * kGroupThreads);
+        ptx::mbarrier_init(ptx::shared_address(&shared.gates[1][i].empty), 4 * kConsumers);
       }
       ptx::fence_mbarrier_init();
     }
@@ -199,17 +200,10 @@ struct FusedGradientSm90 {
     if (threadIdx.x % 32 == 0) gate.release();
   }
 
-  // Waits for a tile of columns. Its place is read by the lane that will let it go.
+  // Waits for a tile of columns.
   __device__ __forceinline__ GradientPlace await_place(const Cursor<kStages>& cursor) const {
     shared.gates[0][cursor.stage].await_full(cursor.phase);
-    GradientPlace place = {};
-    if (threadIdx.x % 32 == 0) place = shared.places[cursor.stage];
-    place.origin = Coordinate{__shfl_sync(kAllLanes, place.origin.x, 0),
-                              __shfl_sync(kAllLanes, place.origin.y, 0),
-                              __shfl_sync(kAllLanes, place.origin.z, 0)};
-    if constexpr (kSumsQueries) place.turn = __shfl_sync(kAllLanes, place.turn, 0);
-    place.flags = __shfl_sync(kAllLanes, place.flags, 0);
-    return place;
+    return shared.places[cursor.stage];
   }
 
   // Where products run ahead, `scores` are of the tile and become those of the next; so does its
@@ -284,7 +278,7 @@ struct FusedGradientSm90 {
     } else {
       if (has_next) place = await_place(after(cursor));
       ptx::wgmma_wait<0>();
-      let_go(shared.gates[0][stage]);
+      shared.gates[0][stage].release();
     }
   }
 
@@ -306,7 +300,7 @@ struct FusedGradientSm90 {
       finish(scores, place, sums, row_buffer, cursor, buffer, consumer, has_next);
     } else {
       if (has_next) place = await_place(after(cursor));
-      let_go(shared.gates[0][stage]);
+      shared.gates[0][stage].release();
     }
   }
 
@@ -324,13 +318,13 @@ struct FusedGradientSm90 {
       ptx::wgmma_wait<1>();  // dK: the operands of both would not fit
       queue_scores(scores, row_buffer, next.stage, consumer);
       ptx::wgmma_wait<kParts>();
-      let_go(shared.gates[0][stage]);
+      shared.gates[0][stage].release();
       queries.lay_queries(sums, targets, buffer, consumer);
       shared.gates[1][next.stage].await_full(next.phase);
       ptx::wgmma_wait<0>();
     } else {
       ptx::wgmma_wait<0>();
-      let_go(shared.gates[0][stage]);
+      shared.gates[0][stage].release();
       queries.lay_queries(sums, targets, buffer, consumer);
       // Or the compiler keeps the old ones.
       for (Scores& part : scores) {
