@@ -35,11 +35,6 @@ __all__ = [
 _CLOCKS_PER_US = 1700.0
 _LAUNCH_US = 5.0
 
-# One after the other, on sequences and with 128 channels, the kernels of backward took 1.02 to 1.19
-# times what they took alone.
-_TOGETHER = 1.1
-_WIDE_CHANNELS = 128
-
 
 @dataclass(frozen=True, slots=True)
 class _Costs:
@@ -53,9 +48,10 @@ class _Costs:
         Per 16 bytes copied into shared memory; a block waits for as long.
     setup : float
         Per work, for its tables.
-    work, tile, pair : float
-        What a block waits at least: for a work, a warp's tile, and a channel of a pair's product
-        in it, of which there are `_PAIR_CHANNELS` more.
+    work, tile : float
+        What a block waits at least: for a work, and a warp's tile.
+    pair : dict of int to float
+        The same for a pair's product in the tile, by channels of the kernel.
     passes : float
         Over the arrays of forward.
     """
@@ -65,20 +61,22 @@ class _Costs:
     setup: float
     work: float
     tile: float
-    pair: float
+    pair: dict[int, float]
     passes: float
 
 
-# Fitted to 2356 tilings of 179 problems measured on an H200, forward and both passes of backward,
-# with root-mean-square errors of 6, 7 and 7 %.
+# Fitted to 2074 tilings of 138 problems measured on an H200, forward and both passes of backward,
+# with root-mean-square errors of 6 %.
 _COSTS = {
-    None: _Costs(1.54e-3, 0.274, 490.0, 3870.0, 2570.0, 5.15e-3, 1.35),
-    "query": _Costs(1.21e-3, 0.329, 464.0, 3800.0, 2020.0, 3.93e-3, 1.77),
-    "key": _Costs(1.16e-3, 0.601, 885.0, 4530.0, 2440.0, 4.43e-3, 2.50),
+    None: _Costs(1.43e-3, 0.359, 393.0, 3320.0, 1950.0, {32: 0.367, 64: 0.487, 128: 1.0}, 1.32),
+    "query": _Costs(
+        1.29e-3, 0.378, 380.0, 3120.0, 2010.0, {32: 0.219, 64: 0.311, 128: 0.694}, 1.79
+    ),
+    "key": _Costs(1.31e-3, 0.655, 791.0, 3900.0, 2300.0, {32: 0.271, 64: 0.250, 128: 0.804}, 2.54),
 }
-_PAIR_CHANNELS = 32
-# The pass that finds statistics, over the outputs and their gradients.
-_STATISTICS_PASSES = 1.68
+# Over the outputs and their gradients: the pass that finds statistics, with what the passes take
+# more one after the other than each in a row of its own.
+_STATISTICS_PASSES = 2.85
 
 _SMEM_RESERVED_BYTES = 1024  # of each block, by the system
 _MOST_WARP_TILES = 32
@@ -226,9 +224,7 @@ def window_backward_us(
     queries = problem.batch * problem.heads * math.prod(problem.spatial)
     read_us = queries * problem.value_dim * 2 * problem.item_bytes / device.bytes_per_us
     small_us = _LAUNCH_US + _STATISTICS_PASSES * read_us
-    is_longer = problem.rank == 1 or passes[0].shape.head_dim == _WIDE_CHANNELS
-    together = _TOGETHER if is_longer else 1.0
-    return together * (small_us + sum(chosen.time_us for chosen in passes))
+    return small_us + sum(chosen.time_us for chosen in passes)
 
 
 def window_choices(
@@ -296,7 +292,7 @@ def _timed(problem: Problem, device: DeviceSpec, choice: WindowChoice) -> Window
     chunks = math.prod(choice.column_tile) * choice.heads * shape.head_dim * 4 / 16
     copied = chunks * costs.copy
     busy = rounds * products * shape.head_dim * costs.multiply + copied + costs.setup
-    of_tile = costs.tile + products * (_PAIR_CHANNELS + shape.head_dim) * costs.pair
+    of_tile = costs.tile + products * costs.pair[shape.head_dim]
     alone = costs.work + copied + rounds / choice.warps * of_tile
     # Every block takes a whole number of tiles, and what one waits for, others do not.
     works = choice.works(problem)
