@@ -191,6 +191,16 @@ def _axis_counts(axis: Axis, extent: int, box_extent: int, side: Side) -> tuple[
     )
 
 
+@lru_cache(maxsize=4096)
+def _axis_met(axis: Axis, extent: int, part: int, box_extent: int, side: Side) -> int:
+    """Box tiles along one axis that parts of tiles meet, over all parts."""
+    tiles, parts = _axis_columns(axis, extent, side), _axis_columns(axis, part, side)
+    tile_begin, part_begin = (of[0] * axis.length + of[1] for of in (tiles, parts))
+    corner = tiles[3][np.searchsorted(tile_begin, part_begin, side="right") - 1]
+    first, past = (parts[3] - corner) // box_extent, -((corner - parts[4]) // box_extent)
+    return int((past - first).sum())
+
+
 @lru_cache(maxsize=16384)
 def _counts(
     axes: tuple[Axis, ...], tile_shape: tuple[int, ...], box_tile_shape: tuple[int, ...], side: Side
@@ -302,6 +312,22 @@ class TilePlan:
     def counts(self) -> Counts:
         """Tiles, products and tokens read."""
         return _counts(self.axes, self.tile_shape, self.box_tile_shape, self.side)
+
+    def products_of_parts(self, along: int, part: int) -> int:
+        """Pairs evaluated if parts of tiles leave out the box tiles that they do not meet.
+
+        Parameters
+        ----------
+        along : int
+            The axis along which tiles are cut into parts.
+        part : int
+            Extent of a part: a divisor of the tile's.
+        """
+        axis, extent = self.axes[along], self.tile_shape[along]
+        box_extent = self.box_tile_shape[along]
+        met = _axis_met(axis, extent, part, box_extent, self.side)
+        box_tiles = _axis_counts(axis, extent, box_extent, self.side)[1]
+        return self.counts.computed_products // (box_tiles * extent) * met * part
 
     @property
     def box_tiles_of_each(self) -> np.ndarray:

@@ -62,7 +62,7 @@ def test_of_a_method_the_least_expected_time_wins(gpu: str, size: int) -> None:
 def test_explanations_hold_both_times() -> None:
     answers = [candidates(IMAGE, operation, H200) for operation in ("forward", "backward")]
     text = str(Explanation(IMAGE, H200, None, *answers))
-    assert "-> cuda-hopper-window" in text and "where cuda-hopper-window takes 4" in text
+    assert "-> cuda-hopper-window" in text and "where cuda-hopper-window takes 3" in text
 
 
 def test_what_counts_in_32_bits_is_refused_arrays_of_long_steps() -> None:

@@ -123,6 +123,31 @@ def test_counts_are_those_of_the_tiles(plan: TilePlan) -> None:
     )
 
 
+@given(plan=plans(), data=st.data())
+def test_parts_leave_out_the_box_tiles_that_they_do_not_meet(
+    plan: TilePlan, data: st.DataObject
+) -> None:
+    along = data.draw(st.integers(0, len(plan.axes) - 1))
+    whole, extent = plan.tile_shape[along], plan.box_tile_shape[along]
+    part = data.draw(st.sampled_from([size for size in range(1, whole + 1) if whole % size == 0]))
+    met = 0
+    for tile in plan.tiles():
+        own = tile.axes[along]
+        line = plan.axes[along].line(own.group)
+        begin_of, end_of = (
+            (line.window_begin, line.window_end)
+            if plan.side == "query"
+            else (line.query_begin, line.query_end)
+        )
+        for begin in range(own.begin, own.end, part):
+            first, past = begin_of(begin), end_of(min(begin + part, own.end) - 1)
+            begins = [box.begin[along] for box in plan.box_tiles(tile)]
+            met += sum(first < of_box + extent and of_box < past for of_box in begins)
+    pairs = int(np.prod(plan.tile_shape)) // whole * part * int(np.prod(plan.box_tile_shape))
+    assert plan.products_of_parts(along, part) == met * pairs
+    assert plan.products_of_parts(along, whole) == plan.counts.computed_products
+
+
 @given(plan=plans())
 def test_transposing_twice_gives_the_plan_back(plan: TilePlan) -> None:
     assert plan.transposed().transposed() == plan

@@ -97,6 +97,14 @@ NAMED = {
     for name, problem in small_problems(DTYPES)
     if problem.head_dim % 8 == 0 and problem.head_dim <= 128 and problem.value_dim % 8 == 0
 }
+# Keys under five heads: a walk comes round in every ring of stages, of which the longest has four.
+NAMED |= {
+    f"rounds-{channels}-{dtype}": Problem(
+        1, (5, 13), 10, 2, channels, channels, dtype, (3, 5), (1, 1), (1, 1), (False, True)
+    )
+    for channels in (32, 64, 96, 128)
+    for dtype in DTYPES
+}
 
 
 @pytest.mark.parametrize("problem", NAMED.values(), ids=NAMED.keys())

@@ -42,8 +42,8 @@ struct GradientBlockSm90 {
   static constexpr int kColumnBlock = kColumns * kBlockChannels;
 
   // Of dQ, a consumer sums 64 queries, or its share of the channels of all. A product does not
-  // begin in the middle of a block of channels: of 96, the second consumer sums 32, and zeros past
-  // them.
+  // begin in the middle of a block of channels: of 96, the second consumer sums 32 and what lies
+  // past them, zeros or channels of the next head, which it does not hand over.
   static constexpr bool kSharesQueries = kColumns == kRows;
   static_assert(!kSumsQueries || kSharesQueries || kColumns == kConsumerRows, "blocks of queries");
   static constexpr int kQueryChannels = kSharesQueries   ? kHeadDim
@@ -74,6 +74,58 @@ struct GradientBlockSm90 {
   static __device__ __forceinline__ KeyExtents extents(const HopperGradientParams& params) {
     return KeyExtents{params.tile[0].key_extent, params.tile[1].key_extent,
                       params.tile[2].key_extent};
+  }
+
+  // All threads: barriers, and tables of the columns.
+  static __device__ __forceinline__ void prepare(const HopperGradientParams& params,
+                                                 Shared& shared) {
+    if (threadIdx.x == 0) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        ptx::prefetch_tensor_map(&params.row_map[i]);
+        ptx::prefetch_tensor_map(&params.column_map[i]);
+      }
+      // A warp plans. The producer, the warp that adds and consumers read: every thread arrives.
+      for (Gate& gate : shared.plan_gates) {
+        ptx::mbarrier_init(ptx::shared_address(&gate.full), 32);
+        ptx::mbarrier_init(ptx::shared_address(&gate.empty),
+                           32 * (1 + kSumsQueries) + kConsumers * kGroupThreads);
+      }
+      for (Gate& gate : shared.row_gates) gate.init(4 * kConsumers);
+      // Every warp that sums dQ says so by itself; one warp reads.
+      ptx::mbarrier_init(ptx::shared_address(&shared.sum_gate.full), 4 * kConsumers);
+      ptx::mbarrier_init(ptx::shared_address(&shared.sum_gate.empty), 1);
+      for (int i = 0; i < kStages; ++i) {
+        // Bytes of the boxes; with the first ones every lane of the producer copies statistics.
+        ptx::mbarrier_init(ptx::shared_address(&shared.gates[0][i].full), kRowsAreQueries ? 1 : 33);
+        ptx::mbarrier_init(ptx::shared_address(&shared.gates[1][i].full), 1);
+        // Every thread reads a tile's place and statistics, and lets go of them by itself:
+        // racecheck follows no arrival for other lanes. What only products read, a warp lets go.
+        ptx::mbarrier_init(ptx::shared_address(&shared.gates[0][i].empty),
+                           kConsumers * kGroupThreads);
+        ptx::mbarrier_init(ptx::shared_address(&shared.gates[1][i].empty), 4 * kConsumers);
+      }
+      ptx::fence_mbarrier_init();
+    }
+    const KeyExtents columns = extents(params);
+    for (int column = threadIdx.x; column < kColumns; column += kThreads) {
+      const Coordinate to = columns.coordinate_of(column);
+      const bool is_padding = column >= columns.product();
+      shared.fields[column] = is_padding ? outside_fields() : pack_fields(to.x, to.y, to.z);
+      shared.tokens[column] = (to.x * params.axis[0].dilation * params.axis[1].length +
+                               to.y * params.axis[1].dilation) *
+                                  params.axis[2].length +
+                              to.z * params.axis[2].dilation;
+      if constexpr (kSumsQueries) {
+        shared.turns[column] = sum_turn(kBlockChannels, to.y * params.axis[1].dilation,
+                                        to.z * params.axis[2].dilation);
+      }
+    }
+    Masks::lay(shared.sets, columns, threadIdx.x, kThreads);
+    clear_padding<kColumns>(shared.columns[0][0][0], 2 * kStages * kBlocks, columns.product(),
+                            threadIdx.x, kThreads);
+    ptx::fence_proxy_async();
+    __syncthreads();
   }
 
   // The block's tiles.

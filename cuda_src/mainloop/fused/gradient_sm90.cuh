@@ -19,6 +19,7 @@
 #include "gradient_planner_sm90.cuh"
 #include "gradient_producer_sm90.cuh"
 #include "gradient_queries_sm90.cuh"
+#include "gradient_weights_sm90.cuh"
 #include "store_sm90.cuh"
 
 namespace cupyna {
@@ -33,6 +34,7 @@ struct FusedGradientSm90 {
   using Masks = typename Block::Masks;
   using Products = typename Block::Products;
   using Queries = GradientQueriesSm90<Block>;
+  using Weighing = GradientWeightsSm90<Block>;
   using Scores = typename Products::Scores;  // of one part
   using Sums = typename Products::Sums;
   using Weights = typename Products::Weights;
@@ -57,7 +59,7 @@ struct FusedGradientSm90 {
   Shared& shared;
 
   __device__ __forceinline__ void run() {
-    prepare();
+    Block::prepare(params, shared);
     // The compiler must see that a whole warp takes one branch.
     const int group = __shfl_sync(kAllLanes, threadIdx.x / kGroupThreads, 0);
     if (group == 0) {
@@ -77,55 +79,6 @@ struct FusedGradientSm90 {
   }
 
  private:
-  __device__ __forceinline__ void prepare() const {
-    if (threadIdx.x == 0) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        ptx::prefetch_tensor_map(&params.row_map[i]);
-        ptx::prefetch_tensor_map(&params.column_map[i]);
-      }
-      // A warp plans. The producer, the warp that adds and consumers read: every thread arrives.
-      for (Gate& gate : shared.plan_gates) {
-        ptx::mbarrier_init(ptx::shared_address(&gate.full), 32);
-        ptx::mbarrier_init(ptx::shared_address(&gate.empty),
-                           32 * (1 + kSumsQueries) + kConsumers * kGroupThreads);
-      }
-      for (Gate& gate : shared.row_gates) gate.init(4 * kConsumers);
-      // Every warp that sums dQ says so by itself; one warp reads.
-      ptx::mbarrier_init(ptx::shared_address(&shared.sum_gate.full), 4 * kConsumers);
-      ptx::mbarrier_init(ptx::shared_address(&shared.sum_gate.empty), 1);
-      for (int i = 0; i < kStages; ++i) {
-        // Bytes of the boxes; with the first ones every lane of the producer copies statistics.
-        ptx::mbarrier_init(ptx::shared_address(&shared.gates[0][i].full), kRowsAreQueries ? 1 : 33);
-        ptx::mbarrier_init(ptx::shared_address(&shared.gates[1][i].full), 1);
-        for (int array = 0; array < 2; ++array) {
-          // Every warp of a consumer lets go by itself.
-          ptx::mbarrier_init(ptx::shared_address(&shared.gates[array][i].empty), 4 * kConsumers);
-        }
-      }
-      ptx::fence_mbarrier_init();
-    }
-    const KeyExtents columns = Block::extents(params);
-    for (int column = threadIdx.x; column < kColumns; column += kThreads) {
-      const Coordinate to = columns.coordinate_of(column);
-      const bool is_padding = column >= columns.product();
-      shared.fields[column] = is_padding ? outside_fields() : pack_fields(to.x, to.y, to.z);
-      shared.tokens[column] = (to.x * params.axis[0].dilation * params.axis[1].length +
-                               to.y * params.axis[1].dilation) *
-                                  params.axis[2].length +
-                              to.z * params.axis[2].dilation;
-      if constexpr (kSumsQueries) {
-        shared.turns[column] = sum_turn(kBlockChannels, to.y * params.axis[1].dilation,
-                                        to.z * params.axis[2].dilation);
-      }
-    }
-    Masks::lay(shared.sets, columns, threadIdx.x, kThreads);
-    clear_padding<kColumns>(shared.columns[0][0][0], 2 * kStages * kBlocks, columns.product(),
-                            threadIdx.x, kThreads);
-    ptx::fence_proxy_async();
-    __syncthreads();
-  }
-
   __device__ __forceinline__ void consume(int consumer) const {
     Cursor<kStages> cursor;
     unsigned buffer = 0;
@@ -199,17 +152,10 @@ struct FusedGradientSm90 {
     if (threadIdx.x % 32 == 0) gate.release();
   }
 
-  // Waits for a tile of columns. Its place is read by the lane that will let it go.
+  // Waits for a tile of columns.
   __device__ __forceinline__ GradientPlace await_place(const Cursor<kStages>& cursor) const {
     shared.gates[0][cursor.stage].await_full(cursor.phase);
-    GradientPlace place = {};
-    if (threadIdx.x % 32 == 0) place = shared.places[cursor.stage];
-    place.origin = Coordinate{__shfl_sync(kAllLanes, place.origin.x, 0),
-                              __shfl_sync(kAllLanes, place.origin.y, 0),
-                              __shfl_sync(kAllLanes, place.origin.z, 0)};
-    if constexpr (kSumsQueries) place.turn = __shfl_sync(kAllLanes, place.turn, 0);
-    place.flags = __shfl_sync(kAllLanes, place.flags, 0);
-    return place;
+    return shared.places[cursor.stage];
   }
 
   // Where products run ahead, `scores` are of the tile and become those of the next; so does its
@@ -224,6 +170,7 @@ struct FusedGradientSm90 {
     const T* seconds = shared.columns[1][stage][0];
     const T* own_seconds = shared.rows[row_buffer][1][consumer][0];
     const Queries queries{params, shared};
+    const Weighing weighing{params, shared};
     Scores lone[kParts];
     Scores(&weights)[kParts] = *(kIsAhead ? &scores : &lone);
     Scores gradients[kParts];
@@ -244,7 +191,7 @@ struct FusedGradientSm90 {
       if (part == 0) ptx::wgmma_wait<kIsAhead ? 1 : kParts>();
 #pragma unroll
       for (int slice = 0; slice < kSlices; ++slice) {
-        weigh(weights[part], own, stage, part, slice);
+        weighing.template weigh<kSlices>(weights[part], own, stage, part, slice);
         if (is_edge) {
           Masks::template select<kPart, kSlices>(weights[part], bits, part * kPart / 32, 0.f,
                                                  slice);
@@ -265,7 +212,7 @@ struct FusedGradientSm90 {
         }
         ptx::wgmma_wait<kParts + kSlices - 1>();  // what is queued after this second product
       }
-      differentiate(weights[part], gradients[part], own, stage, part);
+      weighing.differentiate(weights[part], gradients[part], own, stage, part);
       Products::pack_weights(packed_gradients[part], weights[part]);
       Products::multiply_values(first, packed_gradients[part], firsts + part * kPartElements);
       if constexpr (kSumsQueries) {
@@ -284,7 +231,7 @@ struct FusedGradientSm90 {
     } else {
       if (has_next) place = await_place(after(cursor));
       ptx::wgmma_wait<0>();
-      let_go(shared.gates[0][stage]);
+      shared.gates[0][stage].release();
     }
   }
 
@@ -306,7 +253,7 @@ struct FusedGradientSm90 {
       finish(scores, place, sums, row_buffer, cursor, buffer, consumer, has_next);
     } else {
       if (has_next) place = await_place(after(cursor));
-      let_go(shared.gates[0][stage]);
+      shared.gates[0][stage].release();
     }
   }
 
@@ -324,13 +271,13 @@ struct FusedGradientSm90 {
       ptx::wgmma_wait<1>();  // dK: the operands of both would not fit
       queue_scores(scores, row_buffer, next.stage, consumer);
       ptx::wgmma_wait<kParts>();
-      let_go(shared.gates[0][stage]);
+      shared.gates[0][stage].release();
       queries.lay_queries(sums, targets, buffer, consumer);
       shared.gates[1][next.stage].await_full(next.phase);
       ptx::wgmma_wait<0>();
     } else {
       ptx::wgmma_wait<0>();
-      let_go(shared.gates[0][stage]);
+      shared.gates[0][stage].release();
       queries.lay_queries(sums, targets, buffer, consumer);
       // Or the compiler keeps the old ones.
       for (Scores& part : scores) {
@@ -340,60 +287,9 @@ struct FusedGradientSm90 {
     }
   }
 
-  // One of the statistics of the queries of a part's columns 8 i + 2 (lane % 4) + {0, 1}.
-  __device__ __forceinline__ float2 statistics_of(int which, int stage, int part, int i) const {
-    return *reinterpret_cast<const float2*>(
-        &shared.statistics[which][stage * kColumns + part * kPart + 8 * i + threadIdx.x % 4 * 2]);
-  }
-
   // Of the sixteen rows of the warp.
   static __device__ __forceinline__ const Window* windows_of(const Tile& tile, int consumer) {
     return tile.plan.windows + consumer * kConsumerRows + threadIdx.x % kGroupThreads / 32 * 16;
-  }
-
-  // A slice of a part's scores become weights.
-  __device__ __forceinline__ void weigh(Scores& scores, const Statistics (&own)[2], int stage,
-                                        int part, int slice) const {
-    constexpr int kSteps = kPart / 8 / kSlices;
-    const float factor = params.scale_log2;
-#pragma unroll
-    for (int i = slice * kSteps; i < (slice + 1) * kSteps; ++i) {
-      float even[2], odd[2];
-      if constexpr (kRowsAreQueries) {
-        even[0] = odd[0] = own[0].lse_log2;
-        even[1] = odd[1] = own[1].lse_log2;
-      } else {
-        const float2 lse_log2 = statistics_of(0, stage, part, i);
-        even[0] = even[1] = lse_log2.x;
-        odd[0] = odd[1] = lse_log2.y;
-      }
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float& left = scores[4 * i + 2 * half];
-        float& right = scores[4 * i + 2 * half + 1];
-        left = ptx::exp2_approx(left * factor - even[half]);
-        right = ptx::exp2_approx(right * factor - odd[half]);
-      }
-    }
-  }
-
-  // Weights become gradients of scores.
-  __device__ __forceinline__ void differentiate(Scores& weights, const Scores& gradients,
-                                                const Statistics (&own)[2], int stage,
-                                                int part) const {
-#pragma unroll
-    for (int i = 0; i < kPart / 8; ++i) {
-      if constexpr (kRowsAreQueries) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) weights[4 * i + e] *= gradients[4 * i + e] - own[e / 2].delta;
-      } else {
-        const float2 delta = statistics_of(1, stage, part, i);
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          weights[4 * i + e] *= gradients[4 * i + e] - (e % 2 == 0 ? delta.x : delta.y);
-        }
-      }
-    }
   }
 
   __device__ __forceinline__ void store(const Tile& tile, const Array& array, const Sums& sums,

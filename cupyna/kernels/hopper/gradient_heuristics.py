@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from cupyna.problem import DeviceSpec, Problem
@@ -24,30 +24,29 @@ __all__ = [
     "row_tile_us",
 ]
 
-# Clocks of one multiprocessor: per multiplication of a pair's channel, per pair of softmax and of
-# mask, per query whose sums are added to memory, per tile of columns (fitted to 43 runs of 14
-# problems on an H200), more per query where they are added alone (30 runs of dilated problems), and
-# per tile of rows where shared memory holds one of them or two (chosen for 21 runs of 5 problems,
-# which all of these meet with a root-mean-square error of 7 %).
-_MULTIPLY = 0.491e-3
-_SOFTMAX = 0.044
-_MASK = 0.0114
-_ADD = 18.7
-_ADD_ALONE = 10.0
-_COLUMN_TILE = 627.0
-_ROW_TILE = {1: 10000.0, 2: 5500.0}
+# Clocks of one multiprocessor: per multiplication of a pair's channel, at least per pair, per pair
+# that is masked, per query whose sums are added to memory and more where they are added alone, per
+# tile of columns and of rows, and more where two steps of a walk do not hide the next tile's
+# copies; and passes over the arrays of forward, which are felt beside the clocks, of a pass that
+# adds no sums and of one that does. Fitted to 1020 passes of 141 problems measured on an H200, with
+# a root-mean-square error of 6 %.
+_MULTIPLY = 0.512e-3
+_LEAST_PAIR = 0.0728
+_MASK = 0.0032
+_ADD = 15.1
+_ADD_ALONE = 15.2
+_COLUMN_TILE = 965.0
+_ROW_TILE = 3830.0
+_SHORT_WALK = 2.5
+_WAIT = 810.0
+_PASSES = {False: 1.95, True: 3.18}
 _CLOCKS_PER_US = 1700.0
+
+# Of the small kernels: a launch, and passes over the bytes of what they read for statistics, and of
+# sums that they clear, read and round.
 _LAUNCH_US = 3.0
-
-# Steps of a walk, by tiles of rows in shared memory, that are too few to hide the next tile's
-# copies behind them, and the clocks of a channel that waiting takes (25 runs of 12 problems).
-_SHORT_WALK = {1: 3.0, 2: 2.0}
-_WAIT = 40.0
-
-# Share of the work that a consumer leaves out which its block saves: where consumers exchange
-# nothing, one that is ahead stays ahead, and hardly waits for the other.
-_SKIPPED = 0.9
-_SKIPPED_TOGETHER = 0.5
+_STATISTICS_PASSES = 1.68
+_SUMS_PASSES = 1.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,27 +119,29 @@ def passes_us(
 ) -> float:
     """Expected time with the small kernels before and after."""
     queries = problem.batch * problem.heads * math.prod(problem.spatial)
-    moved_bytes = queries * problem.value_dim * 4
+    moved_bytes = _STATISTICS_PASSES * queries * problem.value_dim * 4
     launches = 1
     if len(passes) == 1:
-        # Sums of queries are cleared before, and read and rounded after.
-        moved_bytes += queries * problem.head_dim * (4 + 4 + 2)
+        moved_bytes += _SUMS_PASSES * queries * problem.head_dim * (4 + 4 + 2)
         launches += 1
     small_us = moved_bytes / device.bytes_per_us + launches * _LAUNCH_US
     return small_us + sum(chosen.time_us for chosen in passes)
 
 
-def row_tile_us(shape: HopperGradientShape) -> float:
+def row_tile_us() -> float:
     """Time of a tile of rows beside its columns."""
-    return _ROW_TILE[shape.row_buffers] / _CLOCKS_PER_US
+    return _ROW_TILE / _CLOCKS_PER_US
 
 
 def column_tile_us(shape: HopperGradientShape) -> float:
     """Time of one step of the walk, all of whose pairs are wanted."""
     pairs = shape.rows * shape.columns
-    multiplied = shape.multiplications * shape.head_dim * _MULTIPLY
     added = shape.sums_queries * shape.columns * _ADD
-    return (pairs * (multiplied + _SOFTMAX) + added + _COLUMN_TILE) / _CLOCKS_PER_US
+    return (pairs * _pair(shape) + added + _COLUMN_TILE) / _CLOCKS_PER_US
+
+
+def _pair(shape: HopperGradientShape) -> float:
+    return max(shape.multiplications * shape.head_dim * _MULTIPLY, _LEAST_PAIR)
 
 
 def hopper_gradient_choices(problem: Problem, device: DeviceSpec) -> Iterator[HopperGradientChoice]:
@@ -154,41 +155,32 @@ def hopper_gradient_choices(problem: Problem, device: DeviceSpec) -> Iterator[Ho
         for consumer_tile, split_axis in consumer_tiles(problem, shape.consumers):
             unpriced = HopperGradientChoice(shape, consumer_tile, (), split_axis, 0.0)
             for column_tile in column_tiles(problem, shape.columns, unpriced.row_tile, shape.side):
-                time_us = _time_us(
-                    problem, device, shape, unpriced.row_tile, consumer_tile, column_tile
-                )
-                yield HopperGradientChoice(shape, consumer_tile, column_tile, split_axis, time_us)
+                choice = replace(unpriced, column_tile=column_tile)
+                yield replace(choice, time_us=_time_us(problem, device, choice))
 
 
-def _time_us(
-    problem: Problem,
-    device: DeviceSpec,
-    shape: HopperGradientShape,
-    row_tile: tuple[int, ...],
-    consumer_tile: tuple[int, ...],
-    column_tile: tuple[int, ...],
-) -> float:
-    block = TilePlan(problem.axes, row_tile, column_tile, shape.side).counts
-    consumer = TilePlan(problem.axes, consumer_tile, column_tile, shape.side).counts
-    of_warp = warp_tile(consumer_tile, WARP_ROWS)
-    warp = TilePlan(problem.axes, of_warp, column_tile, shape.side).counts
-    padding = shape.columns / math.prod(column_tile)
-    computed = padding * consumer.computed_products
-    skipped = _SKIPPED_TOGETHER if shape.sums_queries else _SKIPPED
+def _time_us(problem: Problem, device: DeviceSpec, choice: HopperGradientChoice) -> float:
+    shape, axis = choice.shape, choice.split_axis
+    plan = choice.plan(problem)
+    block = plan.counts
+    of_warp = warp_tile(choice.consumer_tile, WARP_ROWS)
+    warp = TilePlan(problem.axes, of_warp, choice.column_tile, shape.side).counts
+    padding = shape.columns / math.prod(choice.column_tile)
+    # A consumer goes through the block's tiles, and leaves out those that its rows do not meet.
+    computed = padding * plan.products_of_parts(axis, choice.consumer_tile[axis])
+    dense = warp.dense_products if padding == 1 else 0
     # A run of neighbors is one addition; tokens of a dilated line have no neighbors.
     add = _ADD + (_ADD_ALONE if problem.dilation[-1] > 1 else 0.0)
-    products = (1 - skipped) * padding * block.computed_products + skipped * computed
-    dense = warp.dense_products if padding == 1 else 0
     clocks_of_heads = problem.heads * (
-        products * (shape.multiplications * shape.head_dim * _MULTIPLY + _SOFTMAX)
+        computed * _pair(shape)
         + max(0.0, computed - dense) * _MASK
         + block.box_tiles * (_COLUMN_TILE + shape.sums_queries * shape.columns * add)
     )
     row_heads = problem.heads if shape.side == "query" else problem.kv_heads
-    is_short = 1 < block.box_tiles / block.tiles <= _SHORT_WALK[shape.row_buffers]
-    of_tile = _ROW_TILE[shape.row_buffers] + is_short * _WAIT * shape.head_dim
-    clocks_of_tiles = row_heads * block.tiles * of_tile
+    is_short = 1 < block.box_tiles / block.tiles <= _SHORT_WALK
+    clocks_of_tiles = row_heads * block.tiles * (_ROW_TILE + is_short * _WAIT)
     clocks = problem.batch * (clocks_of_heads + clocks_of_tiles)
     blocks = problem.batch * row_heads * block.tiles
     waves = -(-blocks // device.processors) * device.processors / blocks
-    return clocks * waves / device.processors / _CLOCKS_PER_US
+    bytes_us = _PASSES[shape.sums_queries] * problem.least_bytes / device.bytes_per_us
+    return math.hypot(clocks * waves / device.processors / _CLOCKS_PER_US, bytes_us)

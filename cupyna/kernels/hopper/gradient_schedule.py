@@ -26,6 +26,6 @@ def gradient_schedule(
     if is_over_keys:
         steps = steps * problem.head_group
     heads = problem.kv_heads if is_over_keys else problem.heads
-    times_us = row_tile_us(choice.shape) + steps * column_tile_us(choice.shape)
+    times_us = row_tile_us() + steps * column_tile_us(choice.shape)
     planes = problem.batch * heads
     return balanced(times_us, planes, device.processors, any(problem.is_causal))

@@ -35,11 +35,6 @@ __all__ = [
 _CLOCKS_PER_US = 1700.0
 _LAUNCH_US = 5.0
 
-# One after the other, on sequences and with 128 channels, the kernels of backward took 1.02 to 1.19
-# times what they took alone.
-_TOGETHER = 1.1
-_WIDE_CHANNELS = 128
-
 
 @dataclass(frozen=True, slots=True)
 class _Costs:
@@ -53,11 +48,15 @@ class _Costs:
         Per 16 bytes copied into shared memory; a block waits for as long.
     setup : float
         Per work, for its tables.
-    work, tile, pair : float
-        What a block waits at least: for a work, a warp's tile, and a channel of a pair's product
-        in it, of which there are `_PAIR_CHANNELS` more.
+    work, tile : float
+        What a block waits at least: for a work, and a warp's tile.
+    pair : dict of int to float
+        The same for a pair's product in the tile, by channels of the kernel.
     passes : float
         Over the arrays of forward.
+    overlaps : tuple of float
+        How what keeps a multiprocessor busy and what a block waits for go on beside each other,
+        where it has one block and where it has more: the exponent of the norm that is their time.
     """
 
     multiply: float
@@ -65,20 +64,25 @@ class _Costs:
     setup: float
     work: float
     tile: float
-    pair: float
+    pair: dict[int, float]
     passes: float
+    overlaps: tuple[float, float] = (2.0, 2.0)
 
 
-# Fitted to 2356 tilings of 179 problems measured on an H200, forward and both passes of backward,
-# with root-mean-square errors of 6, 7 and 7 %.
+# Fitted to 2074 tilings of 138 problems measured on an H200, forward and both passes of backward,
+# with root-mean-square errors of 6 %.
 _COSTS = {
-    None: _Costs(1.54e-3, 0.274, 490.0, 3870.0, 2570.0, 5.15e-3, 1.35),
-    "query": _Costs(1.21e-3, 0.329, 464.0, 3800.0, 2020.0, 3.93e-3, 1.77),
-    "key": _Costs(1.16e-3, 0.601, 885.0, 4530.0, 2440.0, 4.43e-3, 2.50),
+    None: _Costs(
+        1.56e-3, 0.326, 498.0, 3960.0, 1890.0, {32: 0.398, 64: 0.447, 128: 0.85}, 1.36, (2.05, 2.5)
+    ),
+    "query": _Costs(
+        1.29e-3, 0.378, 380.0, 3120.0, 2010.0, {32: 0.219, 64: 0.311, 128: 0.694}, 1.79
+    ),
+    "key": _Costs(1.31e-3, 0.655, 791.0, 3900.0, 2300.0, {32: 0.271, 64: 0.250, 128: 0.804}, 2.54),
 }
-_PAIR_CHANNELS = 32
-# The pass that finds statistics, over the outputs and their gradients.
-_STATISTICS_PASSES = 1.68
+# Over the outputs and their gradients: the pass that finds statistics, with what the passes take
+# more one after the other than each in a row of its own.
+_STATISTICS_PASSES = 2.85
 
 _SMEM_RESERVED_BYTES = 1024  # of each block, by the system
 _MOST_WARP_TILES = 32
@@ -226,9 +230,7 @@ def window_backward_us(
     queries = problem.batch * problem.heads * math.prod(problem.spatial)
     read_us = queries * problem.value_dim * 2 * problem.item_bytes / device.bytes_per_us
     small_us = _LAUNCH_US + _STATISTICS_PASSES * read_us
-    is_longer = problem.rank == 1 or passes[0].shape.head_dim == _WIDE_CHANNELS
-    together = _TOGETHER if is_longer else 1.0
-    return together * (small_us + sum(chosen.time_us for chosen in passes))
+    return small_us + sum(chosen.time_us for chosen in passes)
 
 
 def window_choices(
@@ -296,14 +298,15 @@ def _timed(problem: Problem, device: DeviceSpec, choice: WindowChoice) -> Window
     chunks = math.prod(choice.column_tile) * choice.heads * shape.head_dim * 4 / 16
     copied = chunks * costs.copy
     busy = rounds * products * shape.head_dim * costs.multiply + copied + costs.setup
-    of_tile = costs.tile + products * (_PAIR_CHANNELS + shape.head_dim) * costs.pair
+    of_tile = costs.tile + products * costs.pair[shape.head_dim]
     alone = costs.work + copied + rounds / choice.warps * of_tile
     # Every block takes a whole number of tiles, and what one waits for, others do not.
     works = choice.works(problem)
     resident = choice.resident(problem, device)
     turns = -(-works // (resident * device.processors))
     beside = resident if turns > 1 else max(1.0, works / device.processors)
-    clocks = turns * math.hypot(beside * busy, alone)
+    norm = costs.overlaps[resident > 1]
+    clocks = turns * ((beside * busy) ** norm + alone**norm) ** (1 / norm)
     bytes_us = costs.passes * problem.least_bytes / device.bytes_per_us
     time_us = _LAUNCH_US + math.hypot(clocks / _CLOCKS_PER_US, bytes_us)
     return replace(choice, time_us=time_us)
