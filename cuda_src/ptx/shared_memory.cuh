@@ -8,8 +8,15 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
-__device__ __forceinline__ unsigned load_shared(unsigned address) {
-  return *static_cast<const unsigned*>(__cvta_shared_to_generic(address));
+// One, two or four words at an address that is a multiple of their bytes, in one instruction.
+template <int kWords>
+__device__ __forceinline__ void load_shared(unsigned (&words)[kWords], unsigned address) {
+  struct alignas(4 * kWords) Words {
+    unsigned at[kWords];
+  };
+  const Words from = *static_cast<const Words*>(__cvta_shared_to_generic(address));
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) words[i] = from.at[i];
 }
 
 // Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.

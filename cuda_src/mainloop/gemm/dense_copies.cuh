@@ -27,21 +27,22 @@ struct GemmDenseCopies : GemmDenseColumns<T> {
            offset_in_plane(array, Coordinate{at.x, at.y, at.z});
   }
 
-  // Where rows are, in elements: those of slabs, counted from the first slab, and the tile's own.
+  // Where rows are, in bytes: those of slabs, counted from the first slab, and the tile's own.
+  template <typename Item = T>
   __device__ __forceinline__ void lay_offsets(long long* offsets, const Array& array) const {
     const Coordinate corner = box_corner();
     const Part part(Base::slab_at(corner));
     for (int row = threadIdx.x; row < part.columns(); row += kThreads) {
       const Coordinate in = part.at(row);
-      offsets[row] =
-          offset_in_plane(array, Coordinate{token(0, corner.x + in.x), token(1, corner.y + in.y),
-                                            token(2, corner.z + in.z)});
+      const Coordinate at{token(0, corner.x + in.x), token(1, corner.y + in.y),
+                          token(2, corner.z + in.z)};
+      offsets[row] = offset_in_plane(array, at) * int(sizeof(Item));
     }
   }
   __device__ __forceinline__ void lay_own_offsets(long long* offsets, const Array& array) const {
     if (threadIdx.x >= kRows) return;
     const Token at = shared.tokens[threadIdx.x];
-    offsets[threadIdx.x] = offset_in_plane(array, Coordinate{at.x, at.y, at.z});
+    offsets[threadIdx.x] = offset_in_plane(array, Coordinate{at.x, at.y, at.z}) * int(sizeof(T));
   }
 
   // Copies rows of channels that begin at `data` and an offset each. Channels that are not there
@@ -62,20 +63,26 @@ struct GemmDenseCopies : GemmDenseColumns<T> {
         unsigned to = ptx::shared_address(target) + first * pitch + at;
 #pragma unroll 4
         for (int row = first; row < rows; row += step, to += step * pitch) {
-          ptx::copy_async_16(to, from + offsets[row] * int(sizeof(T)), size);
+          ptx::copy_async_16(to, from + offsets[row], size);
         }
       }
       return;
     }
 #pragma unroll 1
     for (int row = warp; row < rows; row += kWarps) {
-      const T* from = data + offsets[row];
+      const T* from =
+          reinterpret_cast<const T*>(reinterpret_cast<const char*>(data) + offsets[row]);
 #pragma unroll 1
       for (int c = lane; c < bytes / int(sizeof(T)); c += 32) {
         reinterpret_cast<T*>(target + row * pitch)[c] =
             c < channels ? from[c * stride] : narrow<T>(Wide<T>(0));
       }
     }
+  }
+
+  // The head of keys that a pass meets. Divisions are slow, and most problems want none.
+  __device__ __forceinline__ int key_head(const Pass& pass) const {
+    return params.head_group == 1 ? pass.head : pass.head / params.head_group;
   }
 
   // The tile's own rows of an array.

@@ -25,9 +25,9 @@ struct alignas(8) GemmStatistics {
 
 // For these architectures the compiler needs some registers more.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr bool kHasFewForKeys = true;
+constexpr bool kNeedsMore = true;
 #else
-constexpr bool kHasFewForKeys = false;
+constexpr bool kNeedsMore = false;
 #endif
 
 // kTf32: products of TF32 numbers that make one of float32; 0 where a launch tells.
@@ -44,8 +44,12 @@ struct GemmGradients : GemmDenseTile<T> {
   static constexpr bool kLeavesRows = kChannels > 0;
   static constexpr int kTiles = kLeavesRows ? kChannels / 8 : 1;
   // Tiles of eight columns taken at a time: sums leave registers for fewer.
-  static constexpr bool kHasFew =
-      kIsOfKeys && (kHasFewForKeys || (sizeof(T) == 4 && kChannels > 64));
+  static constexpr bool kIsLong = sizeof(T) == 4 && kChannels > 64;
+  static constexpr bool kHasFew = kIsOfKeys && (kNeedsMore || kIsLong);
+  // Of channels: multiplied at a time, and sharing them, where registers are left for vectors.
+  static constexpr int kTogether = kHasFew ? 2 : 4;
+  static constexpr int kSharing =
+      sizeof(T) == 2 || (kIsLong && (kNeedsMore || kTf32 == 3)) ? 1 : kTogether;
   static constexpr int kTaken = !kLeavesRows ? kChunkTiles<T> : kHasFew ? 2 : 4;
 
   char* const memory;
@@ -63,7 +67,10 @@ struct GemmGradients : GemmDenseTile<T> {
     Tile::place();
     Tile::lay_offsets(offsets(), params.key);
     Tile::lay_offsets(offsets() + params.slab_rows, params.value);
-    if constexpr (kIsOfKeys) Tile::lay_offsets(offsets() + 2 * params.slab_rows, params.statistics);
+    if constexpr (kIsOfKeys) {
+      Tile::template lay_offsets<GemmStatistics>(offsets() + 2 * params.slab_rows,
+                                                 params.statistics);
+    }
     Tile::lay_own_offsets(own_offsets(), params.query);
     Tile::lay_own_offsets(own_offsets() + Tile::kRows, params.dout);
     __syncthreads();
@@ -73,7 +80,7 @@ struct GemmGradients : GemmDenseTile<T> {
   }
 
   __device__ __forceinline__ void copy_own(const Pass& pass, int of_stage) const {
-    const int of_head = kIsOfKeys && !kLeavesRows ? pass.head / params.head_group : pass.head;
+    const int of_head = kIsOfKeys && !kLeavesRows ? Tile::key_head(pass) : pass.head;
     char* const to = own_of(of_stage);
     Tile::copy_tile(to, params.query, own_offsets(), pass, of_head, params.channels,
                     params.is_vector(kQueryArray));
@@ -83,7 +90,7 @@ struct GemmGradients : GemmDenseTile<T> {
 
   __device__ __forceinline__ void copy(const Pass& pass, const Slab& slab, int of_stage) const {
     const Place place = Tile::place_of(slab);
-    const int of_head = kIsOfKeys ? pass.query_head : pass.head / params.head_group;
+    const int of_head = kIsOfKeys ? pass.query_head : Tile::key_head(pass);
     Tile::copy_slab(rows_of(of_stage), place, params.key, offsets(), pass, of_head, 0,
                     params.channels, pitch(), params.is_vector(kKeyArray));
     Tile::copy_slab(values_of(of_stage), place, params.value, offsets() + params.slab_rows, pass,
@@ -93,8 +100,9 @@ struct GemmGradients : GemmDenseTile<T> {
       const GemmStatistics* data = static_cast<const GemmStatistics*>(params.statistics.data) +
                                    Tile::slab_offset(params.statistics, pass, of_head, place);
       for (int row = threadIdx.x; row < place.rows; row += Tile::kThreads) {
-        ptx::copy_async_8(ptx::shared_address(statistics_of(of_stage) + row),
-                          data + offsets()[2 * params.slab_rows + row], 8);
+        ptx::copy_async_8(
+            ptx::shared_address(statistics_of(of_stage) + row),
+            reinterpret_cast<const char*>(data) + offsets()[2 * params.slab_rows + row], 8);
       }
     }
   }
@@ -142,8 +150,10 @@ struct GemmGradients : GemmDenseTile<T> {
   }
 
  private:
-  __device__ __forceinline__ bool is_precise() const {
-    return kTf32 == 0 ? params.is_precise : kTf32 == 3;
+  __device__ __forceinline__ Float32Way way() const {
+    Float32Way way = Float32Way::of(params.is_precise);
+    if (kTf32 != 0) way.is_precise = kTf32 == 3;
+    return way;
   }
 
   // Read again where they are used: registers are for sums.
@@ -186,7 +196,7 @@ struct GemmGradients : GemmDenseTile<T> {
     Chunk shares = {};
     GemmProducts<T>::template multiply_rows<kCount, 1>(
         shares, own_of(own_stage) + warp * Tile::kWarpRows * pitch(), rows_of(of_stage), pitch(),
-        Tile::padded_bytes(params.channels), rows, is_precise());
+        Tile::padded_bytes(params.channels), rows, way());
     exponentiate<kCount>(shares, at, rows, of_stage, is_dense);
     if constexpr (kIsOfKeys && kLeavesRows) {
       add<kCount>(value_sums, shares, values_of(of_stage), value_pitch(), rows);
@@ -196,8 +206,7 @@ struct GemmGradients : GemmDenseTile<T> {
     Chunk changes = {};
     GemmProducts<T>::template multiply_rows<kCount, 1>(
         changes, own_of(own_stage) + Tile::kRows * pitch() + warp * Tile::kWarpRows * value_pitch(),
-        values_of(of_stage), value_pitch(), Tile::padded_bytes(params.value_channels), rows,
-        is_precise());
+        values_of(of_stage), value_pitch(), Tile::padded_bytes(params.value_channels), rows, way());
 #pragma unroll
     for (int n = 0; n < kCount; ++n) {
       float of_column[2] = {};
@@ -225,9 +234,9 @@ struct GemmGradients : GemmDenseTile<T> {
         of_rows > Tile::pitch_of(kChannels / 2) ? kTiles : kTiles / 2, [&](auto tiles) {
 #pragma unroll
           for (int group = 0; group < kCount / 2; ++group) {
-            GemmProducts<T>::template multiply_block<decltype(tiles)::kCount, kHasFew ? 2 : 4>(
+            GemmProducts<T>::template multiply_block<decltype(tiles)::kCount, kSharing, kTogether>(
                 to, block_of<T>(numbers[2 * group], numbers[2 * group + 1]), slab, of_rows,
-                rows + group * 16, is_precise());
+                rows + group * 16, way());
           }
         });
   }
@@ -240,7 +249,8 @@ struct GemmGradients : GemmDenseTile<T> {
       const int row = Tile::row_of(half);
       if (!shared.tokens[row].is_real) continue;
       T* const to = static_cast<T*>(array.data) + Tile::offset_of_row(array, row, pass, pass.head);
-      store_row<T>(to, from, half, channels, array.channel, params.is_vector(which), float(factor));
+      store_row<T, kSharing>(to, from, half, channels, array.channel, params.is_vector(which),
+                             float(factor));
     }
   }
 

@@ -71,7 +71,7 @@ struct GemmInverse : GemmSlotTile<T> {
           if (group + 16 < past) next = gather(keys, group + 16);
           GemmProducts<T>::template multiply_block<decltype(tiles)::kCount>(
               sums, gathered, slab_of(of_stage), pitch, shared.rows[warp] + group,
-              params.is_precise);
+              Float32Way::of(params.is_precise));
         }
       });
     }
@@ -139,7 +139,8 @@ struct GemmInverse : GemmSlotTile<T> {
       if (!is_real) continue;
       T* const row = static_cast<T*>(params.key.data) + Tile::offset_of(params.key, at, head) +
                      first_channel * params.key.channel;
-      store_row<T>(row, sums, half, channels, params.key.channel, is_vector, Number(params.scale));
+      store_row<T, kSharingTiles<T>>(row, sums, half, channels, params.key.channel, is_vector,
+                                     Number(params.scale));
     }
   }
 };

@@ -91,7 +91,7 @@ struct GemmOutputs : GemmScoreTile<T> {
           if (group + 16 < past) next = gather(rows, targets, group + 16);
           GemmProducts<T>::template multiply_block<decltype(tiles)::kCount>(
               sums, gathered, slab_of(of_stage), pitch, shared.rows[warp] + group,
-              params.is_precise);
+              Float32Way::of(params.is_precise));
         }
       });
       __syncwarp();
@@ -132,7 +132,8 @@ struct GemmOutputs : GemmScoreTile<T> {
       const Number factor = Number(params.scale);
       T* const row = static_cast<T*>(params.query.data) + Tile::offset_of(params.query, at, head) +
                      first_channel * params.query.channel;
-      store_row<T>(row, sums, half, channels, params.query.channel, is_vector, factor);
+      store_row<T, kSharingTiles<T>>(row, sums, half, channels, params.query.channel, is_vector,
+                                     factor);
     }
   }
 };

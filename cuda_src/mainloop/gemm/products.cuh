@@ -16,6 +16,12 @@ namespace cupyna {
 template <typename T>
 constexpr int kChunkTiles = sizeof(T) == 2 ? 8 : 4;
 
+// Tiles of eight channels that share their channels: of so many, tile j has channel j of each group
+// of so many. A lane loads its elements of float32 of all of them as one vector, and has neighbors
+// to store.
+template <typename T>
+constexpr int kSharingTiles = sizeof(T) == 4 ? 4 : 1;
+
 // Products of 16 rows and a chunk of columns; a lane's share.
 template <typename T>
 using GemmChunk = Wide<T>[kChunkTiles<T>][4];
@@ -39,14 +45,26 @@ __device__ __forceinline__ void with_tiles(int tiles, const Work& work) {
 // TF32 keeps 10 bits of a mantissa; products ignore what stands below. Integers round a float32 to
 // the nearest: the instruction that converts is much slower.
 struct Tf32 {
+  static constexpr unsigned kKept = 0xffffe000u;
+
   static __device__ __forceinline__ unsigned rounded(unsigned bits) { return bits + 0x1000u; }
-  static __device__ __forceinline__ unsigned big(unsigned bits) {
-    return rounded(bits) & 0xffffe000u;
-  }
-  // What is left of a number beside its big part; products cut it off at 2^-21 of the number, on
-  // either side of zero.
+  static __device__ __forceinline__ unsigned big(unsigned bits) { return rounded(bits) & kKept; }
+  // What is left of a number beside its big part. Products cut it off: at 2^-21 of the number on
+  // either side of zero, if the big part is rounded, else at 2^-20 towards zero.
   static __device__ __forceinline__ unsigned small(unsigned bits, unsigned big) {
     return __float_as_uint(__uint_as_float(bits) - __uint_as_float(big));
+  }
+};
+
+// How a launch multiplies float32.
+struct Float32Way {
+  bool is_precise;  // whether what TF32 cuts off is multiplied, too
+  unsigned kept;    // Tf32::kKept
+
+  // A compiler that knows which bits are kept leaves in those that products ignore, and has to move
+  // what is loaded in vectors to the registers where products want it.
+  static __device__ __forceinline__ Float32Way of(int is_precise) {
+    return Float32Way{is_precise != 0, 0u - (unsigned(is_precise) << 13)};
   }
 };
 
@@ -77,26 +95,27 @@ struct GemmProducts {
   template <int kCount, int kSteps, typename Row>
   static __device__ __forceinline__ void multiply_rows(float (&sums)[kChunkTiles<T>][4],
                                                        const char* own, const char* slab, int pitch,
-                                                       int bytes, const Row* rows,
-                                                       bool is_precise) {
-    if (!kIsWide || is_precise) {
-      add_rows<kCount, kSteps, true>(sums, own, slab, pitch, bytes, rows);
+                                                       int bytes, const Row* rows, Float32Way way) {
+    if (!kIsWide || way.is_precise) {
+      add_rows<kCount, kSteps, true>(sums, own, slab, pitch, bytes, rows, way.kept);
     } else {
-      add_rows<kCount, kSteps, false>(sums, own, slab, pitch, bytes, rows);
+      add_rows<kCount, kSteps, false>(sums, own, slab, pitch, bytes, rows, way.kept);
     }
   }
 
   // sums += A B: fetched elements of 16 columns, and the slab's rows that these name. The first
-  // kCount tiles of eight channels are there; of float32, kTogether are multiplied at a time.
-  template <int kCount, int kTogether = 4, int kTiles, typename Row>
+  // kCount tiles of eight channels are there, kSharing of which share channels. Of float32,
+  // kTogether are multiplied at a time.
+  template <int kCount, int kSharing = kSharingTiles<T>, int kTogether = 4, int kTiles,
+            typename Row>
   static __device__ __forceinline__ void multiply_block(float (&sums)[kTiles][4],
                                                         const FragmentBlock<T>& block,
                                                         const char* slab, int pitch,
-                                                        const Row* rows, bool is_precise) {
-    if (!kIsWide || is_precise) {
-      add_block<kCount, kTogether, true>(sums, block, slab, pitch, rows);
+                                                        const Row* rows, Float32Way way) {
+    if (!kIsWide || way.is_precise) {
+      add_block<kCount, kSharing, kTogether, true>(sums, block, slab, pitch, rows, way.kept);
     } else {
-      add_block<kCount, kTogether, false>(sums, block, slab, pitch, rows);
+      add_block<kCount, kSharing, kTogether, false>(sums, block, slab, pitch, rows, way.kept);
     }
   }
 
@@ -104,7 +123,7 @@ struct GemmProducts {
   template <int kCount, int kSteps, bool kIsPrecise, typename Row>
   static __device__ __forceinline__ void add_rows(float (&sums)[kChunkTiles<T>][4], const char* own,
                                                   const char* slab, int pitch, int bytes,
-                                                  const Row* rows) {
+                                                  const Row* rows, unsigned kept) {
     const int lane = threadIdx.x % 32;
     const unsigned left = ptx::shared_address(own) + lane % 16 * pitch + lane / 16 * 16;
     unsigned right[kCount / 2];
@@ -139,7 +158,7 @@ struct GemmProducts {
               right_factor[2 * pair + 1][2 * step + 1] = b[3];
             }
           }
-          multiply_tf32<kIsPrecise>(&sums[first], big, small, right_factor);
+          multiply_tf32<kIsPrecise>(&sums[first], big, small, right_factor, kept);
         }
       }
     } else {
@@ -158,10 +177,10 @@ struct GemmProducts {
     }
   }
 
-  template <int kCount, int kMost, bool kIsPrecise, int kTiles, typename Row>
+  template <int kCount, int kSharing, int kTogether, bool kIsPrecise, int kTiles, typename Row>
   static __device__ __forceinline__ void add_block(float (&sums)[kTiles][4],
                                                    const FragmentBlock<T>& block, const char* slab,
-                                                   int pitch, const Row* rows) {
+                                                   int pitch, const Row* rows, unsigned kept) {
     const int lane = threadIdx.x % 32;
     if constexpr (kIsWide) {
       unsigned right[4];
@@ -175,22 +194,26 @@ struct GemmProducts {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int row = rows[step * 8 + lane % 4 * 2 + i];
-          right[step * 2 + i] = ptx::shared_address(slab) + row * pitch + lane / 4 * 4;
+          right[step * 2 + i] = ptx::shared_address(slab) + row * pitch + lane / 4 * 4 * kSharing;
         }
       }
-      // As many at a time as there are registers for.
-      constexpr int kTogether = kCount < kMost ? kCount : kMost;
+      static_assert(kCount % kTogether == 0 && kTogether % kSharing == 0, "tiles come in groups");
 #pragma unroll
       for (int n = 0; n < kCount; n += kTogether) {
+        // Few are together where registers are few: no load may come earlier than it must.
+        if constexpr (kTogether < 4) __syncwarp();
         unsigned right_factor[kTogether][4];
 #pragma unroll
-        for (int i = 0; i < kTogether; ++i) {
+        for (int first = 0; first < kTogether; first += kSharing) {
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
-            right_factor[i][j] = ptx::load_shared(right[j] + (n + i) * 32);
+            unsigned words[kSharing];
+            ptx::load_shared(words, right[j] + (n + first) * 32);
+#pragma unroll
+            for (int i = 0; i < kSharing; ++i) right_factor[first + i][j] = words[i];
           }
         }
-        multiply_tf32<kIsPrecise>(&sums[n], big, small, right_factor);
+        multiply_tf32<kIsPrecise>(&sums[n], big, small, right_factor, kept);
       }
     } else {
       const unsigned right = ptx::shared_address(slab) + rows[lane % 16] * pitch + lane / 16 * 16;
@@ -222,7 +245,8 @@ struct GemmProducts {
   static __device__ __forceinline__ void multiply_tf32(float (*sums)[4],
                                                        const unsigned (&big)[2][4],
                                                        const unsigned (&small)[2][4],
-                                                       const unsigned (&b)[kCount][4]) {
+                                                       const unsigned (&b)[kCount][4],
+                                                       unsigned kept) {
     if constexpr (!kIsPrecise) {
 #pragma unroll
       for (int step = 0; step < 2; ++step) {
@@ -242,7 +266,7 @@ struct GemmProducts {
 #pragma unroll
       for (int n = 0; n < kCount; ++n) {
 #pragma unroll
-        for (int i = 2 * step; i < 2 * step + 2; ++i) upper[n][i] = Tf32::big(b[n][i]);
+        for (int i = 2 * step; i < 2 * step + 2; ++i) upper[n][i] = b[n][i] & kept;
         ptx::mma_m16n8k8_tf32(part[n], big[step], Tf32::small(b[n][2 * step], upper[n][2 * step]),
                               Tf32::small(b[n][2 * step + 1], upper[n][2 * step + 1]));
       }
@@ -271,7 +295,7 @@ struct GemmProducts<double> {
   template <int kCount, int kSteps, typename Row>
   static __device__ __forceinline__ void multiply_rows(double (&sums)[kChunkTiles<double>][4],
                                                        const char* own, const char* slab, int pitch,
-                                                       int bytes, const Row* rows, bool) {
+                                                       int bytes, const Row* rows, Float32Way) {
     const int lane = threadIdx.x % 32;
     const char* left = own + lane / 4 * pitch + lane % 4 * 8;
     int right[kCount];
@@ -292,11 +316,11 @@ struct GemmProducts<double> {
     }
   }
 
-  template <int kCount, int kTogether = 4, int kTiles, typename Row>
+  template <int kCount, int kSharing = 1, int kTogether = 4, int kTiles, typename Row>
   static __device__ __forceinline__ void multiply_block(double (&sums)[kTiles][4],
                                                         const FragmentBlock<double>& block,
                                                         const char* slab, int pitch,
-                                                        const Row* rows, bool) {
+                                                        const Row* rows, Float32Way) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int step = 0; step < 4; ++step) {

@@ -94,7 +94,7 @@ struct GemmScoreGradients : GemmScoreTile<T> {
     GemmChunk<T> weights = {};
     GemmProducts<T>::template multiply_rows<kCount, 2>(
         weights, queries + warp * Tile::kWarpRows * pitch, keys_of(of_stage), pitch,
-        Tile::padded_bytes(params.channels), shared.rows[warp], params.is_precise);
+        Tile::padded_bytes(params.channels), shared.rows[warp], Float32Way::of(params.is_precise));
     const auto wanted = Base::template wanted_of<kCount>(rows);
     Base::template finish_scores<kCount>(weights, wanted, origin, Exponential<Number>::kUnit);
 #pragma unroll
@@ -109,7 +109,8 @@ struct GemmScoreGradients : GemmScoreTile<T> {
     GemmChunk<T> gradients = {};
     GemmProducts<T>::template multiply_rows<kCount, 2>(
         gradients, douts + warp * Tile::kWarpRows * value_pitch, values_of(of_stage), value_pitch,
-        Tile::padded_bytes(params.value_channels), shared.rows[warp], params.is_precise);
+        Tile::padded_bytes(params.value_channels), shared.rows[warp],
+        Float32Way::of(params.is_precise));
     if constexpr (sizeof(T) == 8) {
       // Registers hold one of the two products.
       Base::template take_back<kCount>(weights, wanted, targets);

@@ -83,7 +83,7 @@ struct GemmScores : GemmScoreTile<T> {
     GemmChunk<T> scores = {};
     GemmProducts<T>::template multiply_rows<kCount, 1>(
         scores, queries + warp * Tile::kWarpRows * pitch, slab_of(of_stage), pitch,
-        Tile::padded_bytes(params.channels), shared.rows[warp], params.is_precise);
+        Tile::padded_bytes(params.channels), shared.rows[warp], Float32Way::of(params.is_precise));
     const auto wanted = Base::template wanted_of<kCount>(rows);
     Base::template finish_scores<kCount>(scores, wanted, origin, Number(1));
     T* const targets[2] = {Base::target_of(*stage, 0, origin), Base::target_of(*stage, 1, origin)};

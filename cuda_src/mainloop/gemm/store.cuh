@@ -14,33 +14,45 @@ __device__ __forceinline__ void clear(Number (&sums)[kTiles][4]) {
   }
 }
 
-// Stores a lane's sums of row l / 4 (half 0) or l / 4 + 8, times `factor`.
-template <typename T, int kTiles>
+// Stores a lane's sums of row l / 4 (half 0) or l / 4 + 8, times `factor`. Of kSharing tiles of
+// eight channels it has 2 kSharing neighbors.
+template <typename T, int kSharing, int kTiles>
 __device__ __forceinline__ void store_row(T* row, const Wide<T> (&sums)[kTiles][4], int half,
                                           int channels, long long stride, bool is_vector,
                                           Wide<T> factor) {
+  constexpr int kNeighbors = 2 * kSharing;
+  const int own = int(threadIdx.x) % 4 * kNeighbors;
+  const auto number = [&](int tile, int i) {
+    return narrow<T>(sums[tile + i % kSharing][2 * half + i / kSharing] * factor);
+  };
   if (is_vector) {
-    struct alignas(2 * sizeof(T)) Pair {
-      T low, high;
+    // Rows of whole vectors of 16 bytes hold whole ones of these, too, but not always all.
+    constexpr int kVector = kSharing > 1 ? 4 : 2;
+    struct alignas(kVector * sizeof(T)) Vector {
+      T at[kVector];
     };
-    Pair* const to = reinterpret_cast<Pair*>(row) + threadIdx.x % 4;
+    Vector* const to = reinterpret_cast<Vector*>(row + own);
 #pragma unroll
-    for (int n = 0; n < kTiles; ++n) {
-      // Rows of whole vectors hold whole pairs, but their last tile may hold half of its channels.
-      if (n * 8 + int(threadIdx.x) % 4 * 2 < channels) {
-        to[n * 4] =
-            Pair{narrow<T>(sums[n][2 * half] * factor), narrow<T>(sums[n][2 * half + 1] * factor)};
+    for (int n = 0; n < kTiles; n += kSharing) {
+#pragma unroll
+      for (int first = 0; first < kNeighbors; first += kVector) {
+        if (n * 8 + own + first >= channels) continue;
+        Vector numbers;
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) numbers.at[i] = number(n, first + i);
+        to[(n * 8 + first) / kVector] = numbers;
       }
     }
     return;
   }
+  row += own * stride;
 #pragma unroll
-  for (int n = 0; n < kTiles; ++n) {
+  for (int n = 0; n < kTiles; n += kSharing) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int channel = n * 8 + threadIdx.x % 4 * 2 + i;
-      if (channel < channels) row[channel * stride] = narrow<T>(sums[n][2 * half + i] * factor);
+    for (int i = 0; i < kNeighbors; ++i, row += stride) {
+      if (n * 8 + own + i < channels) *row = number(n, i);
     }
+    row += (8 * kSharing - kNeighbors) * stride;
   }
 }
 

@@ -55,7 +55,7 @@ struct GemmValues : GemmDenseTile<T> {
   }
 
   __device__ __forceinline__ void copy(const Pass& pass, const Slab& slab, int of_stage) {
-    const int of_head = params.is_transposed ? pass.query_head : pass.head / params.head_group;
+    const int of_head = params.is_transposed ? pass.query_head : Tile::key_head(pass);
     Tile::copy_slab(slab_of(of_stage), Tile::place_of(slab), params.key, offsets, pass, of_head,
                     first_channel(), channels(), pitch(), params.is_vector(kKeyArray));
     const int columns = Tile::share_of(slab).columns;
@@ -96,7 +96,7 @@ struct GemmValues : GemmDenseTile<T> {
           if (i + 1 < groups) next = load_block<T>(blocks, i + 1);
           GemmProducts<T>::template multiply_block<decltype(tiles)::kCount>(
               sums, block, slab_of(of_stage), pitch(), shared.rows[warp] + at + i * 16,
-              params.is_precise);
+              Float32Way::of(params.is_precise));
         }
       });
       blocks += Tile::kChunk / 16 * kBlockBytes<T>;
@@ -114,8 +114,8 @@ struct GemmValues : GemmDenseTile<T> {
       T* const to = static_cast<T*>(params.query.data) +
                     Tile::offset_of_row(params.query, row, pass, pass.head) +
                     first_channel() * params.query.channel;
-      store_row<T>(to, sums, half, channels(), params.query.channel, params.is_vector(kQueryArray),
-                   factor);
+      store_row<T, kSharingTiles<T>>(to, sums, half, channels(), params.query.channel,
+                                     params.is_vector(kQueryArray), factor);
     }
   }
 

@@ -54,8 +54,7 @@ struct GemmWeights : GemmDenseTile<T> {
 
   __device__ __forceinline__ void copy(const Pass& pass, const Slab& slab, int of_stage) const {
     Tile::copy_slab(slab_of(of_stage), Tile::place_of(slab), params.key, offsets, pass,
-                    pass.head / params.head_group, 0, params.channels, pitch,
-                    params.is_vector(kKeyArray));
+                    Tile::key_head(pass), 0, params.channels, pitch, params.is_vector(kKeyArray));
   }
 
   __device__ __forceinline__ void begin(const Pass& pass, bool, int own_stage) {
@@ -107,9 +106,9 @@ struct GemmWeights : GemmDenseTile<T> {
   __device__ __forceinline__ void leave_chunk(const Coordinate& slab, int at, int first,
                                               int columns, int of_stage) {
     Chunk scores = {};
-    GemmProducts<T>::template multiply_rows<kCount, 1>(scores, own, slab_of(of_stage), pitch,
-                                                       Tile::padded_bytes(params.channels),
-                                                       shared.rows[warp] + at, params.is_precise);
+    GemmProducts<T>::template multiply_rows<kCount, 1>(
+        scores, own, slab_of(of_stage), pitch, Tile::padded_bytes(params.channels),
+        shared.rows[warp] + at, Float32Way::of(params.is_precise));
     Number unit = Number(params.scale) * Exponential<Number>::kUnit;
     if (params.bias.data != nullptr || !(unit > 0)) {
       finish<kCount>(scores, slab, at, first, unit);

@@ -11,7 +11,7 @@ from cupyna.arrays.device_array import DeviceArray
 from cupyna.problem import DeviceSpec, Operation, Problem
 
 from ..fused.params import axis_tiles
-from .costs import SLOT_SCALE, whole_of
+from .costs import CLOCKS_PER_US, SLOT_SCALE, whole_of
 from .heuristics import SIDES, GemmPlan, Kind, Side, gemm_plan
 from .parts import Part, foldings, slices
 from .shapes import channels_of, keeps_fragments, row_channels_of, row_slots
@@ -20,9 +20,6 @@ __all__ = ["Schedule", "SharedWorkspace", "gradient_plan", "schedule"]
 
 # Weights of long windows are many times the inputs: planes take turns in so much memory.
 _MOST_WORKSPACE_BYTES = 4 * 2**30
-
-# What a kernel of a further part costs beside its work: it may not fill the device.
-_LAUNCH_US = 15.0
 
 # Kernels of a plan: forward; gradients of either side by rows, or by fragments.
 _KERNELS_OF_FRAGMENTS: dict[Side, int] = {"query": 2, "key": 3}
@@ -131,13 +128,14 @@ class SharedWorkspace:
 
 
 def _schedule(parts: tuple[Part, ...], operation: Operation, device: DeviceSpec) -> Schedule:
-    time_us, launches, computed, blocks = 0.0, 0, 0, 0
+    time_us, launches_us, computed, blocks = 0.0, 0.0, 0, 0
     sizes = {}
     for part in parts:
         plans = _plans(part.problem, operation, device)
         for at, (plan, _) in enumerate(plans):
             time_us += _time_us(part.problem, operation, device, plan, at)
-            launches += _kernels(part.problem, operation, plan)
+            launch_us = whole_of(part.problem, operation, plan.leaves_rows).launch_us
+            launches_us += launch_us * _kernels(part.problem, operation, plan)
         blocks = max(blocks, *(_blocks(part.problem, *plan) for plan in plans))
         own = [plan for plan, _ in plans]
         computed += own[0].computed_products(part.problem)
@@ -147,7 +145,7 @@ def _schedule(parts: tuple[Part, ...], operation: Operation, device: DeviceSpec)
     return Schedule(
         tuple(ordered),
         tuple(plan for plan, _ in first),
-        time_us + _LAUNCH_US * launches * (1 - 1 / len(parts)),
+        time_us + launches_us * (1 - 1 / len(parts)),
         sizes[ordered[0]],
         computed,
         blocks,
@@ -173,7 +171,9 @@ def _time_us(
     whole = whole_of(problem, operation, plan.leaves_rows)
     rows = problem.batch * problem.heads * problem.tokens
     moved_us = rows * problem.head_dim * problem.item_bytes / device.bytes_per_us
-    return whole.scale * plan.time_us + whole.moved * moved_us
+    clocks = whole.pair * problem.batch * problem.heads * problem.tokens * problem.window
+    pairs_us = clocks / (CLOCKS_PER_US * device.processors)
+    return whole.scale * plan.time_us + whole.moved * moved_us + pairs_us
 
 
 def _workspace_bytes(problem: Problem, operation: Operation, plans: list[GemmPlan]) -> int:

@@ -37,10 +37,10 @@ void load_matrices(unsigned (&fragment)[4], unsigned address) {
   });
 }
 
-inline unsigned load_shared(unsigned address) {
-  unsigned word;
-  std::memcpy(&word, emulation::in_shared(address, 4), 4);
-  return word;
+template <int kWords>
+void load_shared(unsigned (&words)[kWords], unsigned address) {
+  if (address % sizeof(words) != 0) emulation::fail("words that are not aligned to their size");
+  std::memcpy(words, emulation::in_shared(address, sizeof(words)), sizeof(words));
 }
 
 inline void ldmatrix_x4(unsigned (&fragment)[4], unsigned address) {
