@@ -33,8 +33,10 @@ struct RowPlaces {
     real = __ballot_sync(0xffffffffu, is_real);
   }
 
-  // Registers are too short to keep it through the walk.
-  static __device__ __forceinline__ int lane() { return ptx::lane_id(); }
+  // In backward registers are too short to keep it through the walk.
+  static __device__ __forceinline__ int lane() {
+    return Tile::kIsBackward ? ptx::lane_id() : threadIdx.x % 32;
+  }
 
   // The lane whose row it moves in a turn.
   static __device__ __forceinline__ int source(int turn) {
@@ -77,7 +79,7 @@ __device__ __forceinline__ void write_rows(const Tile& tile, const Array& array,
   using Places = RowPlaces<Tile, kChunks, kShares>;
   const Places places(tile, share, warp * Tile::kWarpRows);
   const long long own_offset = tile.row_offset(array, places.at, tile.head);
-  const int chunk = (share * 32 + Places::lane()) % kChunks;
+  const int chunk = (kShares == 1 ? threadIdx.x % 32 : share * 32 + Places::lane()) % kChunks;
   const bool has_chunk = chunk * Tile::kPerChunk < channels;
   T* target = static_cast<T*>(array.data) + chunk * Tile::kPerChunk;
 #pragma unroll

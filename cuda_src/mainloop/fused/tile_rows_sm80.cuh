@@ -42,7 +42,8 @@ struct FusedRowsSm80 {
   static constexpr int kRows = kWarpRows * kWarps;
   static constexpr int kPerChunk = 16 / sizeof(T);      // channels in 16 bytes
   static constexpr int kChunks = kHeadDim / kPerChunk;  // of a row
-  static constexpr bool kHasColumnStatistics = kRowArrays == 2 && !kRowsAreQueries;
+  static constexpr bool kIsBackward = kRowArrays == 2;
+  static constexpr bool kHasColumnStatistics = kIsBackward && !kRowsAreQueries;
   using Rows = Swizzle<kHeadDim * sizeof(T)>;
   static_assert(kWarpRows <= 32 && kThreads % kChunks == 0 && kColumns * kChunks % kThreads == 0,
                 "a lane has one row, and a thread copies one column of chunks");
