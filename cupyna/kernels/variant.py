@@ -17,6 +17,13 @@ PORTABLE = ("sm_80", "sm_90", "sm_100", "sm_120")
 HOPPER = ("sm_90a",)
 ARCHITECTURES = (*PORTABLE, *HOPPER)
 
+# The most shared memory that a block has on any device of an architecture: no kernel is compiled
+# for devices that cannot run it.
+_KIB = 1024
+_MOST_SMEM_BYTES = {
+    "sm_80": 163 * _KIB, "sm_90": 227 * _KIB, "sm_100": 227 * _KIB, "sm_120": 99 * _KIB,
+}  # fmt: skip
+
 # A cubin runs on its own major version only, from its own minor version on.
 _PORTABLE_BY_MAJOR = {8: "sm_80", 9: "sm_90", 10: "sm_100", 12: "sm_120"}
 
@@ -96,7 +103,11 @@ class Variant:
     @property
     def architectures(self) -> tuple[str, ...]:
         """Architectures that this variant is compiled for."""
-        return HOPPER if self.hopper else PORTABLE
+        if self.hopper:
+            return HOPPER
+        if self.is_elastic:
+            return PORTABLE
+        return tuple(arch for arch in PORTABLE if self.smem_bytes <= _MOST_SMEM_BYTES[arch])
 
 
 def architecture_of(variant: Variant, compute_capability: tuple[int, int]) -> str:

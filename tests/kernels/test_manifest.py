@@ -12,7 +12,7 @@ from cupyna.kernels.sources import installed_sources
 from cupyna.kernels.variant import ARCHITECTURES, Variant, architecture_of, architectures_on
 
 # Each row is up to four cubins in every wheel and up to four compiles in every check.
-MOST_VARIANTS = 354
+MOST_VARIANTS = 356
 
 PORTABLE = Variant("tiny", "float16", 2, 128)
 HOPPER = Variant("tiny", "float16", 2, 128, hopper=True)

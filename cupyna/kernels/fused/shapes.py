@@ -271,6 +271,7 @@ FORWARD_SHAPES = (
     _forward(2, 128, row_tiles=1, columns=64, column_block=64),
     _forward(2, 128, row_tiles=2, columns=32, column_block=32),
     _forward(2, 128, row_tiles=2, columns=64, column_block=64),
+    _forward(2, 128, row_tiles=2, columns=128, column_block=64, blocks=1, warps=8),
     _forward(2, 256, row_tiles=1, columns=32, column_block=32),
     _forward(4, 32, row_tiles=1, columns=64, column_block=64, blocks=3),
     _forward(4, 32, row_tiles=1, columns=32, column_block=32, blocks=8, warps=2, is_exact=True),
