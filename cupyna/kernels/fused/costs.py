@@ -14,16 +14,16 @@ __all__ = ["expected_us"]
 
 # Blocks of few columns took longer than the model of tiles says, by as much as if 16 bytes of each
 # of their rows cost these clocks of a multiprocessor for each 128 channels: it shows most where
-# dilation leaves short groups, and most rows of a block are no token's. From 150 problems of the
+# dilation leaves short groups, and most rows of a block are no token's. From 185 problems of the
 # sweep measured on an H200.
-_ROW_CHUNK = {"forward": 5.0, "backward": 9.0}
+_ROW_CHUNK = {"forward": 5.3, "backward": 9.0}
 _ROW_CHANNELS = 128
 _CLOCKS_PER_US = 1700.0
-# With that, backward took this much longer, by the median. The model of products of three TF32
+# With that, small windows took this share of it, by the median. The model of products of three TF32
 # numbers has both in it.
-_BACKWARD = 1.25
-# Dilated windows of 128 channels in 16 bits took this share of it, by the median of 28 problems.
-_DILATED = {"forward": 0.75, "backward": 0.87}
+_SHARE = {"forward": 0.85, "backward": 1.25}
+# Dilated windows of 128 channels in 16 bits took this share of that, by the median of 28 problems.
+_DILATED = {"forward": 0.75, "backward": 0.75}
 _DILATED_CHANNELS = 128
 
 
@@ -38,9 +38,10 @@ def expected_us(
         return tiles_us
     rows_us = _rows_us(problem, operation, device, passes)
     is_wide = problem.item_bytes == 2 and passes[0].shape.head_dim == _DILATED_CHANNELS
-    share = _DILATED[operation] if is_wide and max(problem.dilation) > 1 else 1.0
-    factor = 1.0 if operation == "forward" else _BACKWARD
-    return share * factor * (tiles_us + rows_us)
+    share = _SHARE[operation]
+    if is_wide and max(problem.dilation) > 1:
+        share *= _DILATED[operation]
+    return share * (tiles_us + rows_us)
 
 
 def _rows_us(problem: Problem, operation: Operation, device: DeviceSpec, passes: Passes) -> float:
