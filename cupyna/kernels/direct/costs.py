@@ -63,10 +63,10 @@ _COSTS = {
     ("key", 4, 4): _Costs(703.0, 3680.0, 1.56),
 }
 
-# What of that windows of so many axes take in float32, by the median of the sweep: without dilation
-# neighbors find each other's columns in the first-level cache.
-_NEAR_FLOAT32 = {1: 0.92, 2: 0.95, 3: 1.0}
-_DILATED_FLOAT32 = {1: 1.0, 2: 1.06, 3: 1.06}
+# What of that windows of so many axes take in float32, forward and backward, by the median of the
+# sweep: without dilation neighbors find each other's columns in the first-level cache.
+_NEAR_FLOAT32 = {1: (0.96, 0.915), 2: (0.95, 0.95), 3: (1.0, 1.0)}
+_DILATED_FLOAT32 = {1: (1.0, 1.0), 2: (1.06, 1.06), 3: (1.06, 1.06)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,10 +264,11 @@ def pass_us(problem: Problem, device: DeviceSpec, choice: DirectChoice) -> float
     issue_us = clocks * waves / device.processors / _CLOCKS_PER_US
     bytes_us = costs.passes * problem.least_bytes / device.bytes_per_us
     # Near each other, both are felt.
-    return _LAUNCH_US + _share(problem) * math.sqrt(math.hypot(issue_us**2, bytes_us**2))
+    return _LAUNCH_US + _share(problem, choice) * math.sqrt(math.hypot(issue_us**2, bytes_us**2))
 
 
-def _share(problem: Problem) -> float:
+def _share(problem: Problem, choice: DirectChoice) -> float:
     if problem.item_bytes != 4:
         return 1.0
-    return (_DILATED_FLOAT32 if max(problem.dilation) > 1 else _NEAR_FLOAT32)[problem.rank]
+    shares = _DILATED_FLOAT32 if max(problem.dilation) > 1 else _NEAR_FLOAT32
+    return shares[problem.rank][choice.shape.gradient is not None]
