@@ -1,4 +1,7 @@
-"""Every shape of the fused kernels in float32 against the oracle, whichever is picked."""
+"""Shapes of the fused kernels against the oracle, whichever is picked.
+
+All of forward, and in float32 both passes of backward.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +25,20 @@ from .test_kernels import (
 
 __all__ = ["_on_the_host", "emulator"]  # fixtures
 
+_DTYPES = {2: "float16", 4: "float32"}
 SHAPES = [
-    pytest.param(shape, id=shape.row("float32").symbol.removeprefix("cupyna_fused_"))
+    pytest.param(shape, id=shape.row(_DTYPES[shape.item_bytes]).symbol.removeprefix("cupyna_"))
     for shape in (*FORWARD_SHAPES, *GRADIENT_SHAPES)
-    if shape.item_bytes == 4 and shape.head_dim <= 128
+    if shape.head_dim <= 128 and (shape.item_bytes == 4 or shape.direction == "forward")
 ]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_shape(shape: FusedShape, monkeypatch: pytest.MonkeyPatch) -> None:
     channels = shape.head_dim - 8  # the last chunks are past the end of a row
+    dtype = _DTYPES[shape.item_bytes]
     problem = Problem(
-        1, (13, 11), 2, 2, channels, channels, "float32", (5, 7), (1, 2), (1, 1), (True, False)
+        1, (13, 11), 2, 2, channels, channels, dtype, (5, 7), (1, 2), (1, 1), (True, False)
     )
     one = heuristics.cheapest_tiling(problem, H200, [shape])
     if shape.direction == "forward":
