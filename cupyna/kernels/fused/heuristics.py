@@ -44,6 +44,9 @@ _COLUMN_TILE = 323.0
 _TILE = 1880.0
 _PAIR_OF_TILES = 6200.0
 _TALL_SPLIT = 0.8
+# What forward takes more where eight warps, alone on a multiprocessor, meet at every barrier (of 8
+# problems, in which such blocks took 0.89 to 1.09 of the time of blocks of four warps).
+_EIGHT_WARPS = 1.1
 # The same of products of three TF32 numbers, which take so long that little else counts: per
 # multiplication of a pair's channel for all that a block computes, as warps that skip a tile wait
 # for those that do not, and more for what its warps compute; per pair of mask, per column tile, per
@@ -288,6 +291,8 @@ def _time_us(
             + block.box_tiles * column_tile_clocks
         )
         tile_clocks = _TILE
+        if shape.direction == "forward" and shape.warps == 8:
+            clocks_of_heads *= _EIGHT_WARPS
     clocks = problem.batch * (clocks_of_heads + row_heads * block.tiles * tile_clocks)
     blocks = problem.batch * row_heads * block.tiles
     waves = max(1.0, device.processors / max(1, blocks))
