@@ -61,15 +61,14 @@ class CudaHopper:
         if operation == "backward":
             return backward_choice(problem, device)
         chosen = _chosen(problem, device)
-        counts = chosen.products(problem).counts
         is_wide_volume = problem.rank == 3 and problem.head_dim > 64 and max(problem.dilation) > 1
         planes = problem.batch * problem.heads
         return Choice(
             kernel=chosen.shape.variant(problem.dtype).symbol,
             q_tile=chosen.row_tile,
             kv_tile=chosen.key_tile,
-            useful_products=counts.useful_products * planes,
-            computed_products=counts.computed_products * planes,
+            useful_products=chosen.plan(problem).counts.useful_products * planes,
+            computed_products=chosen.computed_products(problem) * planes,
             time_us=chosen.time_us * (_WIDE_VOLUME if is_wide_volume else 1.0),
         )
 

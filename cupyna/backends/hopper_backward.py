@@ -28,15 +28,16 @@ def backward_choice(problem: Problem, device: DeviceSpec) -> Choice:
     from ..kernels.hopper.gradient_heuristics import hopper_gradient_passes, passes_us
 
     passes = hopper_gradient_passes(problem, device)
-    counts = [chosen.products(problem).counts for chosen in passes]
+    useful = sum(chosen.plan(problem).counts.useful_products for chosen in passes)
+    computed = sum(chosen.computed_products(problem) for chosen in passes)
     planes = problem.batch * problem.heads
     numbers = 2 + (problem.head_dim if len(passes) == 1 else 0)
     return Choice(
         kernel=" + ".join(chosen.shape.variant(problem.dtype).symbol for chosen in passes),
         q_tile=passes[0].row_tile,
         kv_tile=passes[0].column_tile,
-        useful_products=sum(count.useful_products for count in counts) * planes,
-        computed_products=sum(count.computed_products for count in counts) * planes,
+        useful_products=useful * planes,
+        computed_products=computed * planes,
         workspace_bytes=4 * numbers * planes * math.prod(problem.spatial),
         time_us=passes_us(problem, device, passes),
     )

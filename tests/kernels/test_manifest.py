@@ -10,6 +10,7 @@ from cupyna.kernels.manifest import VARIANTS, targets, variant_of
 from cupyna.kernels.resources import read_golden
 from cupyna.kernels.sources import installed_sources
 from cupyna.kernels.variant import ARCHITECTURES, Variant, architecture_of, architectures_on
+from cupyna.profiling.gpus import GPUS
 
 # Each row is up to four cubins in every wheel and up to four compiles in every check.
 MOST_VARIANTS = 356
@@ -92,6 +93,16 @@ def test_the_recorded_resources_are_of_these_kernels_and_none_spills() -> None:
     wanted = {(variant.symbol, arch) for variant, arch in targets()}
     assert recorded == wanted, "record them with: cupyna build --all --record"
     assert all(entry.spill_bytes == 0 for row in golden.values() for entry in row.values())
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_what_a_device_can_hold_is_compiled_for_it(name: str) -> None:
+    device = GPUS[name].spec
+    for variant in VARIANTS:
+        fits = variant.is_elastic or variant.smem_bytes <= device.smem_bytes
+        if not variant.hopper and fits:
+            arch = architecture_of(variant, device.compute_capability)
+            assert arch in variant.architectures, variant.symbol
 
 
 def test_architectures_are_listed_once() -> None:

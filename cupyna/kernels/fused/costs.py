@@ -23,7 +23,7 @@ _CLOCKS_PER_US = 1700.0
 # numbers has both in it.
 _SHARE = {"forward": 0.85, "backward": 1.25}
 # Dilated windows of 128 channels in 16 bits took this share of that, by the median of 28 problems.
-_DILATED = {"forward": 0.75, "backward": 0.75}
+_DILATED = 0.75
 _DILATED_CHANNELS = 128
 
 
@@ -40,7 +40,7 @@ def expected_us(
     is_wide = problem.item_bytes == 2 and passes[0].shape.head_dim == _DILATED_CHANNELS
     share = _SHARE[operation]
     if is_wide and max(problem.dilation) > 1:
-        share *= _DILATED[operation]
+        share *= _DILATED
     return share * (tiles_us + rows_us)
 
 

@@ -67,9 +67,14 @@ class HopperChoice:
         """The walk of every block."""
         return TilePlan.of(problem, self.row_tile, self.key_tile)
 
-    def products(self, problem: Problem) -> TilePlan:
-        """The products of every consumer, which skips what its own queries do not meet."""
-        return TilePlan.of(problem, self.consumer_tile, self.key_tile)
+    def computed_products(self, problem: Problem) -> int:
+        """Pairs that consumers evaluate, of one head.
+
+        A consumer goes through the block's tiles, and leaves out those that none of its queries
+        meets.
+        """
+        axis = self.split_axis
+        return self.plan(problem).products_of_parts(axis, self.consumer_tile[axis])
 
 
 def key_tile_us(shape: HopperShape) -> float:

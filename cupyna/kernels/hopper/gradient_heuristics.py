@@ -80,9 +80,13 @@ class HopperGradientChoice:
         """The walk of every block."""
         return TilePlan(problem.axes, self.row_tile, self.column_tile, self.shape.side)
 
-    def products(self, problem: Problem) -> TilePlan:
-        """The products of every consumer, which skips what its own rows do not meet."""
-        return TilePlan(problem.axes, self.consumer_tile, self.column_tile, self.shape.side)
+    def computed_products(self, problem: Problem) -> int:
+        """Pairs that consumers evaluate, of one head.
+
+        A consumer goes through the block's tiles, and leaves out those that its rows do not meet.
+        """
+        axis = self.split_axis
+        return self.plan(problem).products_of_parts(axis, self.consumer_tile[axis])
 
 
 @lru_cache(maxsize=1024)
@@ -160,14 +164,12 @@ def hopper_gradient_choices(problem: Problem, device: DeviceSpec) -> Iterator[Ho
 
 
 def _time_us(problem: Problem, device: DeviceSpec, choice: HopperGradientChoice) -> float:
-    shape, axis = choice.shape, choice.split_axis
-    plan = choice.plan(problem)
-    block = plan.counts
+    shape = choice.shape
+    block = choice.plan(problem).counts
     of_warp = warp_tile(choice.consumer_tile, WARP_ROWS)
     warp = TilePlan(problem.axes, of_warp, choice.column_tile, shape.side).counts
     padding = shape.columns / math.prod(choice.column_tile)
-    # A consumer goes through the block's tiles, and leaves out those that its rows do not meet.
-    computed = padding * plan.products_of_parts(axis, choice.consumer_tile[axis])
+    computed = padding * choice.computed_products(problem)
     dense = warp.dense_products if padding == 1 else 0
     # A run of neighbors is one addition; tokens of a dilated line have no neighbors.
     add = _ADD + (_ADD_ALONE if problem.dilation[-1] > 1 else 0.0)
