@@ -27,6 +27,16 @@ struct HopperAxis {
   int row_tiles;
 };
 
+// Tiles of fewer consumers, which end each head along the axis that consumers divide. They are
+// handed out after all whole ones: the last turn of blocks is the shorter for it.
+struct HopperShortTiles {
+  int first_item;
+  int tiles;  // of one head
+  int begin;  // position of the first row
+  int row_extent;
+  int row_tiles;
+};
+
 struct HopperParams {
   TensorMap q_map, k_map, v_map;
   Array out, lse;
@@ -37,11 +47,12 @@ struct HopperParams {
   int q_head_stride, k_head_stride, v_head_stride;  // in elements, where heads are folded
   int heads;
   int head_group;
-  int tiles;            // of one head
+  int tiles;            // of one head, the short ones aside
   int items;            // tiles of all heads of all batch entries
   int reversed_planes;  // bits of even and of odd heads whose tiles come last first
   int rotation;         // tiles by which each head begins later than the one before
   int takes_turns;      // whether consumers queue their products one after the other
+  HopperShortTiles shorts;
   int value_dim;
   float sign;        // of the scale, or 0
   float scale;       // of the scores, never negative

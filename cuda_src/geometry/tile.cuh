@@ -53,15 +53,11 @@ struct AxisTiling {
     const int tiles = is_longer ? longer_tiles() : shorter_tiles();
     const int local = is_longer ? index : index - in_longer;
     const int group = local / tiles + (is_longer ? 0 : longer_groups());
-    return tile_of(group, local % tiles * extent, side);
+    return tile_from(group, local % tiles * extent, side);
   }
 
- private:
-  CUPYNA_HOST_DEVICE int longer_groups() const { return length % dilation; }
-  CUPYNA_HOST_DEVICE int shorter_tiles() const { return (length / dilation + extent - 1) / extent; }
-  CUPYNA_HOST_DEVICE int longer_tiles() const { return (length / dilation + extent) / extent; }
-
-  CUPYNA_HOST_DEVICE AxisTile tile_of(int group, int begin, Side side) const {
+  // The tile that begins at a position of a group.
+  CUPYNA_HOST_DEVICE AxisTile tile_from(int group, int begin, Side side) const {
     const Line along = line(group);
     const int end = min_of(begin + extent, along.length);
     // Bounds never decrease: the box spans from the first token's partners to the last's, and the
@@ -83,6 +79,11 @@ struct AxisTiling {
                     along.query_begin(end - 1),
                     along.query_end(begin)};
   }
+
+ private:
+  CUPYNA_HOST_DEVICE int longer_groups() const { return length % dilation; }
+  CUPYNA_HOST_DEVICE int shorter_tiles() const { return (length / dilation + extent - 1) / extent; }
+  CUPYNA_HOST_DEVICE int longer_tiles() const { return (length / dilation + extent) / extent; }
 };
 
 }  // namespace cupyna

@@ -20,6 +20,7 @@ from cupyna.execution import Execution
 from cupyna.kernels.hopper.costs import HopperChoice
 from cupyna.kernels.hopper.heuristics import hopper_choices
 from cupyna.kernels.hopper.schedule import Schedule
+from cupyna.kernels.hopper.short_tiles import ShortTiles
 from cupyna.operands import ForwardArrays
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import Inputs, expected_forward, inputs, problems
@@ -153,6 +154,29 @@ def test_any_order_of_tiles(head_dim: int, grid: Schedule, monkeypatch) -> None:
         first = attend(problem, given, choice)
         for a, b in zip(first, attend(problem, given, choice), strict=True):
             np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
+
+
+@pytest.mark.parametrize("whole", [0, 1, 2])
+@pytest.mark.parametrize("head_dim", [32, 64, 128])
+@pytest.mark.parametrize("spatial", [(700,), (29, 72), (9, 12, 30)])
+def test_short_tiles(
+    spatial: tuple[int, ...], head_dim: int, whole: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank = len(spatial)
+    problem = Problem(
+        2, spatial, 6, 2, head_dim, head_dim, "float16",
+        tuple(length // 2 for length in spatial), (2,) * rank, (1,) * rank, (False,) * rank,
+    )  # fmt: skip
+
+    def with_short_tiles(problem: Problem, choice: HopperChoice, _: DeviceSpec) -> Schedule:
+        axis = choice.split_axis
+        extent = choice.consumer_tile[axis] * (choice.shape.consumers - 1)
+        begin = min(whole, (spatial[axis] - 1) // choice.row_tile[axis]) * choice.row_tile[axis]
+        shorts = ShortTiles(begin, extent, -(-(spatial[axis] - begin) // extent))
+        return Schedule(7, takes_turns=whole > 0, shorts=shorts)
+
+    monkeypatch.setattr("cupyna.kernels.hopper.schedule.schedule", with_short_tiles)
+    check(problem, inputs(problem))
 
 
 def test_arrays_of_any_layout_that_boxes_allow() -> None:

@@ -16,13 +16,15 @@ from cupyna.kernels.hopper import tensor_map
 from cupyna.kernels.hopper.costs import key_tile_us, tile_us
 from cupyna.kernels.hopper.heuristics import hopper_choice
 from cupyna.kernels.hopper.params import pack_hopper
-from cupyna.kernels.hopper.schedule import Schedule, schedule
+from cupyna.kernels.hopper.schedule import Schedule, balanced, schedule
 from cupyna.kernels.hopper.shapes import CONSUMER_ROWS, HOPPER_SHAPES
+from cupyna.kernels.hopper.short_tiles import ShortTiles
 from cupyna.kernels.hopper.tensor_map import BoxOrder, encode_boxes, most_tokens
 from cupyna.operands import ForwardArrays
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.profiling.gpus import GPUS
 from cupyna.testing import problems
+from cupyna.tiles import TilePlan
 
 H200 = GPUS["H200"].spec
 A100 = DeviceSpec("A100", "cuda", 0, 108, (8, 0), 166912, 40 << 20, 2.0e6, 1.95e7)
@@ -93,7 +95,7 @@ def test_blocks_take_many_tiles_unless_one_would_keep_the_others_waiting() -> No
 
 def test_heads_begin_at_different_tiles_where_borders_would_meet() -> None:
     # Every fourth tile of a head has the largest box: without rotation some blocks get only those.
-    image = replace(LARGE, batch=4, spatial=(64, 64), heads=16, kv_heads=16, head_dim=64,
+    image = replace(LARGE, batch=8, spatial=(64, 64), heads=16, kv_heads=16, head_dim=64,
                     value_dim=64, kernel_size=(31, 31))  # fmt: skip
     choice = hopper_choice(image, H200)
     found = schedule(image, choice, H200)
@@ -110,6 +112,40 @@ def test_heads_begin_at_different_tiles_where_borders_would_meet() -> None:
 
     assert imbalance(found.rotation) == pytest.approx(found.imbalance)
     assert found.imbalance <= imbalance(0) and found.imbalance < 1.1
+
+
+@pytest.mark.parametrize(
+    ("spatial", "kernel_size", "heads", "is_short"),
+    [((4096,), (4096,), 16, True), ((8192,), (8192,), 16, True), ((16384,), (1023,), 8, True),
+     ((32768,), (32768,), 16, False), ((2048,), (2048,), 8, False),
+     ((64, 64), (13, 13), 99, False)],
+)  # fmt: skip
+def test_short_tiles_even_the_last_turn_out(
+    spatial: tuple[int, ...], kernel_size: tuple[int, ...], heads: int, is_short: bool
+) -> None:
+    rank = len(spatial)
+    problem = replace(LARGE, spatial=spatial, kernel_size=kernel_size, stride=(1,) * rank,
+                      dilation=(1,) * rank, is_causal=(False,) * rank, heads=heads, kv_heads=heads,
+                      head_dim=64, value_dim=64)  # fmt: skip
+    choice = hopper_choice(problem, H200)
+    found = schedule(problem, choice, H200)
+    assert (found.shorts is not None) == is_short
+    if found.shorts is None:
+        return
+    axis, shorts = choice.split_axis, found.shorts
+    whole, rest = divmod(shorts.begin, choice.row_tile[axis])
+    assert rest == 0 and 0 <= spatial[axis] - shorts.begin <= shorts.extent * shorts.count
+    assert spatial[axis] - shorts.begin > shorts.extent * (shorts.count - 1)
+    assert shorts.extent == choice.consumer_tile[axis] * (choice.shape.consumers - 1)
+    whole_us = tile_us() + key_tile_us(choice.shape) * choice.plan(problem).box_tiles_of_each
+    fewer = replace(choice.shape, consumers=choice.shape.consumers - 1)
+    box_tiles = TilePlan.of(problem, (shorts.extent,), choice.key_tile).box_tiles_of_each
+    short_us = tile_us() + key_tile_us(fewer) * box_tiles.mean()
+    items = [*np.tile(whole_us[:whole], heads), *[short_us] * heads * shorts.count]
+    busy_us = max(sum(items[block::132]) for block in range(132))
+    assert found.imbalance == pytest.approx(busy_us * 132 / (heads * whole_us.sum()))
+    before = balanced(whole_us, heads, 132, is_causal=False)
+    assert found.imbalance < before.imbalance
 
 
 def test_turns_are_for_consumers_that_need_the_same_keys() -> None:
@@ -140,6 +176,14 @@ def test_parameters(encoded: list[tuple]) -> None:
     (packed,) = pack_hopper(problem, 0.0, choice, arrays, grid)
     assert packed["sign"] == 0 and packed["scale"] == 1
     assert packed["rotation"] == 5 and packed["takes_turns"] == 1
+    assert packed["shorts"]["first_item"] == packed["items"]
+    grid = Schedule(132, shorts=ShortTiles(192, 8, 8))
+    choice = replace(choice, consumer_tile=(8, 8), split_axis=0)
+    (packed,) = pack_hopper(problem, 0.0, choice, arrays, grid)
+    assert [tile["row_tiles"] for tile in packed["tile"]] == [1, 192 // 16, 32]
+    assert packed["tiles"] == 12 * 32 and packed["shorts"]["first_item"] == 12 * 32 * 48
+    assert packed["items"] == (12 + 8) * 32 * 48
+    assert tuple(packed["shorts"])[1:] == (8 * 32, 192, 8, 8)
 
 
 def test_boxes(encoded: list[tuple]) -> None:

@@ -14,20 +14,23 @@ struct TileSm90 {
 
   // Tiles of one head are neighbors: blocks that run together share its keys in L2.
   __device__ TileSm90(const HopperParams& params, int item) {
-    const int plane = item / params.tiles;
-    int index = item - plane * params.tiles;
-    // Tiles at borders and of causal windows differ: so blocks that took long ones get short ones.
-    if (params.reversed_planes >> (plane & 1) & 1) index = params.tiles - 1 - index;
-    if (params.rotation != 0) {
-      index = (index + plane % params.tiles * params.rotation) % params.tiles;
-    }
+    const bool is_short = item >= params.shorts.first_item;
+    const int tiles = is_short ? params.shorts.tiles : params.tiles;
+    if (is_short) item -= params.shorts.first_item;
+    const int plane = item / tiles;
+    int index = item - plane * tiles;
+    // Tiles at borders and of causal windows differ: so blocks that took long ones get quick ones.
+    if (params.reversed_planes >> (plane & 1) & 1) index = tiles - 1 - index;
+    if (params.rotation != 0) index = (index + plane % tiles * params.rotation) % tiles;
     batch = plane / params.heads;
     head = plane - batch * params.heads;
 #pragma unroll
     for (int a = kAxes - 1; a >= 0; --a) {
-      const int row_tiles = params.tile[a].row_tiles;
+      const bool is_cut = is_short && a == params.split_axis;
+      const int row_tiles = is_cut ? params.shorts.row_tiles : params.tile[a].row_tiles;
       const int rest = index / row_tiles;
-      own[a] = tiling(params, a).tile(index - rest * row_tiles, Side::kQuery);
+      own[a] = is_cut ? short_tile(params, index - rest * row_tiles)
+                      : tiling(params, a).tile(index - rest * row_tiles, Side::kQuery);
       index = rest;
     }
   }
@@ -70,6 +73,13 @@ struct TileSm90 {
   }
 
  private:
+  // Along the axis that consumers divide, which is not dilated then.
+  static __device__ __forceinline__ AxisTile short_tile(const HopperParams& params, int index) {
+    AxisTiling along = tiling(params, params.split_axis);
+    along.extent = params.shorts.row_extent;
+    return along.tile_from(0, params.shorts.begin + index * along.extent, Side::kQuery);
+  }
+
   static __device__ __forceinline__ int split_offset(const HopperParams& params, int a,
                                                      int consumer) {
     return params.split_axis == a ? consumer << params.tile[a].rows_log2 : 0;

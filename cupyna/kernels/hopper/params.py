@@ -23,10 +23,13 @@ TILE = np.dtype(
     [(name, np.int32) for name in ("rows_log2", "row_extent", "key_extent", "row_tiles")],
     align=True,
 )
+SHORT_TILES = np.dtype(
+    [(name, np.int32) for name in ("first_item", "tiles", "begin", "row_extent", "row_tiles")],
+    align=True,
+)
 _COUNTS = (
     "split_axis", "box_order", "q_head_stride", "k_head_stride", "v_head_stride",
     "heads", "head_group", "tiles", "items", "reversed_planes", "rotation", "takes_turns",
-    "value_dim",
 )  # fmt: skip
 _LOG2_E = math.log2(math.e)
 
@@ -50,6 +53,8 @@ HOPPER_PARAMS = aligned(
         ("axis", AXIS, AXES),
         ("tile", TILE, AXES),
         *((name, np.int32) for name in _COUNTS),
+        ("shorts", SHORT_TILES),
+        ("value_dim", np.int32),
         *((name, np.float32) for name in ("sign", "scale", "scale_log2")),
     ],
     64,
@@ -72,6 +77,13 @@ def pack_hopper(
             problem.spatial, problem.dilation, choice.row_tile, strict=True
         )
     ]
+    planes = problem.heads * problem.batch
+    shorts, short_tiles = (0, 0, 0, 0), 0
+    if grid.shorts is not None:
+        cut = choice.split_axis
+        short_tiles = math.prod(row_tiles) // row_tiles[cut] * grid.shorts.count
+        row_tiles[cut] = grid.shorts.begin // choice.row_tile[cut]
+        shorts = (short_tiles, grid.shorts.begin, grid.shorts.extent, grid.shorts.count)
     tiles = math.prod(row_tiles)
     maps = [
         encode_boxes(array, order, tile, problem.dilation)
@@ -99,10 +111,11 @@ def pack_hopper(
         problem.heads,
         problem.head_group,
         tiles,
-        tiles * problem.heads * problem.batch,
+        (tiles + short_tiles) * planes,
         grid.reversed_planes,
         grid.rotation,
         int(grid.takes_turns),
+        (tiles * planes, *shorts),
         problem.value_dim,
         # A running maximum needs scores that grow with a positive factor.
         math.copysign(1.0, scale) if scale else 0.0,

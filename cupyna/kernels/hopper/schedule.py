@@ -12,6 +12,7 @@ from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
 
 from .costs import HopperChoice, key_tile_us, tile_us
+from .short_tiles import ShortTiles, short_tiles
 
 __all__ = ["Schedule", "balanced", "schedule"]
 
@@ -32,6 +33,10 @@ _LEAST_CHANNELS = 64
 _LEAST_KEY_TILES = 3
 
 
+# Share of the time that short tiles must save.
+_LEAST_SAVED = 0.02
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """The grid of a launch, and the order of the work in it.
@@ -48,6 +53,8 @@ class Schedule:
         Whether consumers of a block queue their products one after the other.
     imbalance : float
         Expected time of the busiest multiprocessor beside the mean of all.
+    shorts : ShortTiles or None
+        Tiles with fewer rows for the last turn.
     """
 
     blocks: int
@@ -55,6 +62,7 @@ class Schedule:
     rotation: int = 0
     takes_turns: bool = False
     imbalance: float = 1.0
+    shorts: ShortTiles | None = None
 
 
 @lru_cache(maxsize=1024)
@@ -65,12 +73,22 @@ def schedule(problem: Problem, choice: HopperChoice, device: DeviceSpec) -> Sche
     than others, and where windows are cut off by causality all differ: the busiest block may keep
     all others waiting. Heads may begin at different tiles, and every other causal one may run
     backwards, which balances them. Where it does not, the hardware hands causal tiles out one by
-    one, the longest first, and each pays for a block of its own.
+    one, the longest first, and each pays for a block of its own. Where few turns of tiles leave
+    many blocks without one in the last turn, tiles of one consumer fewer make it a shorter turn
+    for all.
     """
     times_us = tile_us() + choice.plan(problem).box_tiles_of_each * key_tile_us(choice.shape)
     planes = problem.batch * problem.heads
     found = balanced(times_us.ravel(), planes, device.processors, any(problem.is_causal))
-    return replace(found, takes_turns=_takes_turns(problem, choice))
+    found = replace(found, takes_turns=_takes_turns(problem, choice))
+    cut = short_tiles(problem, choice, device, times_us)
+    if cut is None:
+        return found
+    shorts, busiest_us = cut
+    imbalance = busiest_us * device.processors / (planes * float(times_us.sum()))
+    if imbalance > (1 - _LEAST_SAVED) * found.imbalance:
+        return found
+    return replace(found, rotation=0, imbalance=imbalance, shorts=shorts)
 
 
 def balanced(times_us: FloatArray, planes: int, processors: int, is_causal: bool) -> Schedule:
