@@ -14,10 +14,10 @@ from cupyna.kernels.fused.heuristics import (
     fused_forward_choice,
     fused_gradient_choices,
     is_served,
-    warp_tile,
 )
 from cupyna.kernels.fused.params import axis_tiles
 from cupyna.kernels.fused.shapes import FORWARD_SHAPES, GRADIENT_SHAPES
+from cupyna.kernels.fused.tile_costs import warp_tile
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import axes, problems
 from cupyna.tiles import TilePlan

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from cupyna.problem import DeviceSpec, Operation, Problem
 
-from .heuristics import gradient_time_us, is_of_three
+from .heuristics import gradient_time_us
+from .tile_costs import is_of_three
 from .tuning import Passes
 
 __all__ = ["expected_us"]

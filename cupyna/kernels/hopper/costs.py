@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
 
-from ..fused.heuristics import warp_tile
+from ..fused.tile_costs import warp_tile
 from .shapes import WARP_ROWS, HopperShape
 from .tilings import block_tile
 

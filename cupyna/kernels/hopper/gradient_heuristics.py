@@ -10,7 +10,7 @@ from functools import lru_cache
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
 
-from ..fused.heuristics import warp_tile
+from ..fused.tile_costs import warp_tile
 from .gradient_shapes import HOPPER_GRADIENT_SHAPES, HopperGradientShape
 from .shapes import WARP_ROWS
 from .tilings import block_tile, column_tiles, consumer_tiles
