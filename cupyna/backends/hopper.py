@@ -12,7 +12,7 @@ from .hopper_backward import MOST_CHANNELS, backward_choice, launch_backward
 from .portable import channel_limits
 
 if TYPE_CHECKING:
-    from ..kernels.hopper.costs import HopperChoice
+    from ..kernels.hopper.choice import ForwardChoice
 
 __all__ = ["CudaHopper", "box_limits", "launch_forward"]
 
@@ -66,7 +66,7 @@ class CudaHopper:
         return Choice(
             kernel=chosen.shape.variant(problem.dtype).symbol,
             q_tile=chosen.row_tile,
-            kv_tile=chosen.key_tile,
+            kv_tile=chosen.column_tile,
             useful_products=chosen.plan(problem).counts.useful_products * planes,
             computed_products=chosen.computed_products(problem) * planes,
             time_us=chosen.time_us * (_WIDE_VOLUME if is_wide_volume else 1.0),
@@ -119,7 +119,7 @@ def launch_forward(
     problem: Problem,
     scale: float,
     execution: Execution,
-    chosen: HopperChoice,
+    chosen: ForwardChoice,
     arrays: ForwardArrays[DeviceArray],
 ) -> None:
     """Queue forward with given tiles."""
@@ -141,7 +141,7 @@ def launch_forward(
     )
 
 
-def _chosen(problem: Problem, device: DeviceSpec) -> HopperChoice:
+def _chosen(problem: Problem, device: DeviceSpec) -> ForwardChoice:
     from ..kernels.hopper.heuristics import hopper_choice
 
     return hopper_choice(problem, device)

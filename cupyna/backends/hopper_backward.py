@@ -16,7 +16,7 @@ from .portable import empty_statistics
 from .rows import launch_rows
 
 if TYPE_CHECKING:
-    from ..kernels.hopper.gradient_heuristics import HopperGradientChoice
+    from ..kernels.hopper.choice import GradientChoice
 
 __all__ = ["MOST_CHANNELS", "backward_choice", "launch_backward"]
 
@@ -47,7 +47,7 @@ def launch_backward(
     problem: Problem,
     scale: float,
     execution: Execution,
-    passes: tuple[HopperGradientChoice, ...],
+    passes: tuple[GradientChoice, ...],
     arrays: BackwardArrays[DeviceArray],
 ) -> None:
     """Queue backward with given passes."""
@@ -76,7 +76,7 @@ def launch_backward(
 
 def _launch(
     problem: Problem,
-    chosen: HopperGradientChoice,
+    chosen: GradientChoice,
     blocks: int,
     execution: Execution,
     params: np.ndarray[Any, Any],

@@ -17,7 +17,7 @@ from cupyna.arrays import Device, library_of
 from cupyna.backends.hopper import CudaHopper, launch_forward
 from cupyna.devices import device_spec
 from cupyna.execution import Execution
-from cupyna.kernels.hopper.costs import HopperChoice
+from cupyna.kernels.hopper.choice import ForwardChoice
 from cupyna.kernels.hopper.heuristics import hopper_choices
 from cupyna.kernels.hopper.schedule import Schedule
 from cupyna.kernels.hopper.short_tiles import ShortTiles
@@ -41,7 +41,7 @@ def device() -> DeviceSpec:
     return found
 
 
-def best_of_each_shape(problem: Problem) -> Iterator[HopperChoice]:
+def best_of_each_shape(problem: Problem) -> Iterator[ForwardChoice]:
     seen = set()
     for choice in sorted(hopper_choices(problem, device()), key=lambda choice: choice.time_us):
         if choice.shape not in seen:
@@ -59,7 +59,7 @@ def poisoned(shape: tuple[int, ...], dtype: str):
 
 
 def attend(
-    problem: Problem, given: Inputs, choice: HopperChoice, arrays=None
+    problem: Problem, given: Inputs, choice: ForwardChoice, arrays=None
 ) -> tuple[np.ndarray, np.ndarray]:
     import cupy
 
@@ -168,7 +168,7 @@ def test_short_tiles(
         tuple(length // 2 for length in spatial), (2,) * rank, (1,) * rank, (False,) * rank,
     )  # fmt: skip
 
-    def with_short_tiles(problem: Problem, choice: HopperChoice, _: DeviceSpec) -> Schedule:
+    def with_short_tiles(problem: Problem, choice: ForwardChoice, _: DeviceSpec) -> Schedule:
         axis = choice.split_axis
         extent = choice.consumer_tile[axis] * (choice.shape.consumers - 1)
         begin = min(whole, (spatial[axis] - 1) // choice.row_tile[axis]) * choice.row_tile[axis]

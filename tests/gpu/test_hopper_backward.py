@@ -15,10 +15,8 @@ from cupyna.backends.hopper import CudaHopper
 from cupyna.backends.hopper_backward import launch_backward
 from cupyna.dispatch import select
 from cupyna.execution import Execution
-from cupyna.kernels.hopper.gradient_heuristics import (
-    HopperGradientChoice,
-    hopper_gradient_choices,
-)
+from cupyna.kernels.hopper.choice import GradientChoice
+from cupyna.kernels.hopper.gradient_heuristics import hopper_gradient_choices
 from cupyna.operands import BackwardArrays
 from cupyna.problem import Problem
 from cupyna.testing import Inputs, expected_backward, inputs, problems, stored_forward
@@ -31,12 +29,12 @@ pytestmark = pytest.mark.gpu
 
 DTYPES = ("float16", "bfloat16")
 HEAD_DIMS = (8, 24, 32, 64, 72, 96, 128)
-Passes = tuple[HopperGradientChoice, ...]
+Passes = tuple[GradientChoice, ...]
 
 
 def all_passes(problem: Problem) -> list[Passes]:
     """The best tiles of each shape that gives all gradients, and of each pair that does."""
-    best: dict[Any, HopperGradientChoice] = {}
+    best: dict[Any, GradientChoice] = {}
     for choice in sorted(
         hopper_gradient_choices(problem, device()), key=lambda choice: choice.time_us
     ):

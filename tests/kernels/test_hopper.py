@@ -63,8 +63,8 @@ def test_any_problem_gets_tiles_that_fit(problem: Problem) -> None:
     assert choice.shape in HOPPER_SHAPES and choice.time_us > 0
     assert math.prod(choice.consumer_tile) == CONSUMER_ROWS
     assert math.prod(choice.row_tile) == choice.shape.rows
-    assert math.prod(choice.key_tile) <= choice.shape.keys
-    for tile in (choice.consumer_tile, choice.key_tile):
+    assert math.prod(choice.column_tile) <= choice.shape.keys
+    for tile in (choice.consumer_tile, choice.column_tile):
         for count, gap in zip(tile, problem.dilation, strict=True):
             assert count <= most_tokens(gap)
 
@@ -139,7 +139,7 @@ def test_short_tiles_even_the_last_turn_out(
     assert shorts.extent == choice.consumer_tile[axis] * (choice.shape.consumers - 1)
     whole_us = tile_us() + key_tile_us(choice.shape) * choice.plan(problem).box_tiles_of_each
     fewer = replace(choice.shape, consumers=choice.shape.consumers - 1)
-    box_tiles = TilePlan.of(problem, (shorts.extent,), choice.key_tile).box_tiles_of_each
+    box_tiles = TilePlan.of(problem, (shorts.extent,), choice.column_tile).box_tiles_of_each
     short_us = tile_us() + key_tile_us(fewer) * box_tiles.mean()
     items = [*np.tile(whole_us[:whole], heads), *[short_us] * heads * shorts.count]
     busy_us = max(sum(items[block::132]) for block in range(132))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
 
 from ..fused.tile_costs import warp_tile
 from .shapes import WARP_ROWS, HopperShape
-from .tilings import block_tile
 
-__all__ = ["HopperChoice", "key_tile_us", "set_up_us", "tile_us", "time_us", "waves"]
+__all__ = ["key_tile_us", "set_up_us", "tile_us", "time_us", "waves"]
 
 # Clocks of one multiprocessor: per multiplication of a pair's channel, per pair of softmax and of
 # mask, per key tile and per tile of a block. Fitted to 106 tilings of 26 problems measured on an
@@ -34,47 +32,6 @@ _SET_UP_US = 10.0
 
 # Share of the work that a consumer leaves out which its block saves: the others still need it.
 _SKIPPED = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class HopperChoice:
-    """A compiled shape with the tiles it runs.
-
-    Parameters
-    ----------
-    shape : HopperShape
-        The variant.
-    consumer_tile, key_tile : tuple of int
-        Extents along each axis: of the queries of one consumer, and of keys.
-    split_axis : int
-        The axis along which the tiles of consumers are neighbors.
-    time_us : float
-        Expected time.
-    """
-
-    shape: HopperShape
-    consumer_tile: tuple[int, ...]
-    key_tile: tuple[int, ...]
-    split_axis: int
-    time_us: float
-
-    @property
-    def row_tile(self) -> tuple[int, ...]:
-        """Queries of one block."""
-        return block_tile(self.consumer_tile, self.split_axis, self.shape.consumers)
-
-    def plan(self, problem: Problem) -> TilePlan:
-        """The walk of every block."""
-        return TilePlan.of(problem, self.row_tile, self.key_tile)
-
-    def computed_products(self, problem: Problem) -> int:
-        """Pairs that consumers evaluate, of one head.
-
-        A consumer goes through the block's tiles, and leaves out those that none of its queries
-        meets.
-        """
-        axis = self.split_axis
-        return self.plan(problem).products_of_parts(axis, self.consumer_tile[axis])
 
 
 def key_tile_us(shape: HopperShape) -> float:

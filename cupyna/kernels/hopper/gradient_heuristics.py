@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
 
 from ..fused.tile_costs import warp_tile
+from .choice import GradientChoice, HopperChoice
 from .gradient_shapes import HOPPER_GRADIENT_SHAPES, HopperGradientShape
 from .shapes import WARP_ROWS
-from .tilings import block_tile, column_tiles, consumer_tiles
+from .tilings import column_tiles, consumer_tiles
 
 __all__ = [
-    "HopperGradientChoice",
     "column_tile_us",
     "hopper_gradient_choices",
     "hopper_gradient_passes",
@@ -49,50 +49,8 @@ _STATISTICS_PASSES = 1.68
 _SUMS_PASSES = 1.05
 
 
-@dataclass(frozen=True, slots=True)
-class HopperGradientChoice:
-    """A compiled shape with the tiles it runs.
-
-    Parameters
-    ----------
-    shape : HopperGradientShape
-        The variant.
-    consumer_tile, column_tile : tuple of int
-        Extents along each axis: of the rows of one consumer, and of columns.
-    split_axis : int
-        The axis along which the tiles of consumers are neighbors.
-    time_us : float
-        Expected time.
-    """
-
-    shape: HopperGradientShape
-    consumer_tile: tuple[int, ...]
-    column_tile: tuple[int, ...]
-    split_axis: int
-    time_us: float
-
-    @property
-    def row_tile(self) -> tuple[int, ...]:
-        """Rows of one block."""
-        return block_tile(self.consumer_tile, self.split_axis, self.shape.consumers)
-
-    def plan(self, problem: Problem) -> TilePlan:
-        """The walk of every block."""
-        return TilePlan(problem.axes, self.row_tile, self.column_tile, self.shape.side)
-
-    def computed_products(self, problem: Problem) -> int:
-        """Pairs that consumers evaluate, of one head.
-
-        A consumer goes through the block's tiles, and leaves out those that its rows do not meet.
-        """
-        axis = self.split_axis
-        return self.plan(problem).products_of_parts(axis, self.consumer_tile[axis])
-
-
 @lru_cache(maxsize=1024)
-def hopper_gradient_passes(
-    problem: Problem, device: DeviceSpec
-) -> tuple[HopperGradientChoice, ...]:
+def hopper_gradient_passes(problem: Problem, device: DeviceSpec) -> tuple[GradientChoice, ...]:
     """The cheapest passes: one over keys for all gradients, or one over queries and one over keys.
 
     Raises
@@ -105,7 +63,7 @@ def hopper_gradient_passes(
         channels = max(problem.head_dim, problem.value_dim)
         raise ValueError(f"no fused kernel has {channels} channels")
 
-    def cheapest(side: str, sums_queries: bool) -> HopperGradientChoice:
+    def cheapest(side: str, sums_queries: bool) -> GradientChoice:
         of_pass = [
             c for c in choices if (c.shape.side, c.shape.sums_queries) == (side, sums_queries)
         ]
@@ -118,9 +76,7 @@ def hopper_gradient_passes(
     return min(one, two, key=lambda passes: passes_us(problem, device, passes))
 
 
-def passes_us(
-    problem: Problem, device: DeviceSpec, passes: tuple[HopperGradientChoice, ...]
-) -> float:
+def passes_us(problem: Problem, device: DeviceSpec, passes: tuple[GradientChoice, ...]) -> float:
     """Expected time with the small kernels before and after."""
     queries = problem.batch * problem.heads * math.prod(problem.spatial)
     moved_bytes = _STATISTICS_PASSES * queries * problem.value_dim * 4
@@ -148,7 +104,7 @@ def _pair(shape: HopperGradientShape) -> float:
     return max(shape.multiplications * shape.head_dim * _MULTIPLY, _LEAST_PAIR)
 
 
-def hopper_gradient_choices(problem: Problem, device: DeviceSpec) -> Iterator[HopperGradientChoice]:
+def hopper_gradient_choices(problem: Problem, device: DeviceSpec) -> Iterator[GradientChoice]:
     """Every shape with every tile that the kernels can run."""
     channels = max(problem.head_dim, problem.value_dim)
     fitting = [shape for shape in HOPPER_GRADIENT_SHAPES if shape.head_dim >= channels]
@@ -157,13 +113,13 @@ def hopper_gradient_choices(problem: Problem, device: DeviceSpec) -> Iterator[Ho
         if shape.head_dim != least:
             continue
         for consumer_tile, split_axis in consumer_tiles(problem, shape.consumers):
-            unpriced = HopperGradientChoice(shape, consumer_tile, (), split_axis, 0.0)
+            unpriced = HopperChoice(shape, consumer_tile, (), split_axis, 0.0)
             for column_tile in column_tiles(problem, shape.columns, unpriced.row_tile, shape.side):
                 choice = replace(unpriced, column_tile=column_tile)
                 yield replace(choice, time_us=_time_us(problem, device, choice))
 
 
-def _time_us(problem: Problem, device: DeviceSpec, choice: HopperGradientChoice) -> float:
+def _time_us(problem: Problem, device: DeviceSpec, choice: GradientChoice) -> float:
     shape = choice.shape
     block = choice.plan(problem).counts
     of_warp = warp_tile(choice.consumer_tile, WARP_ROWS)

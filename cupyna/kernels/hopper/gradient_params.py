@@ -13,7 +13,7 @@ from cupyna.problem import Problem
 
 from ..fused.params import BackwardRoom, axis_tiles
 from ..params import ABSENT, ARRAY, AXES, AXIS, axis_fields, row_fields
-from .gradient_heuristics import HopperGradientChoice
+from .choice import GradientChoice
 from .params import TILE, aligned
 from .tensor_map import TENSOR_MAP, box_order, encode_boxes
 
@@ -47,7 +47,7 @@ HOPPER_GRADIENT_PARAMS = aligned(
 def pack_hopper_gradient(
     problem: Problem,
     scale: float,
-    choice: HopperGradientChoice,
+    choice: GradientChoice,
     arrays: BackwardArrays[DeviceArray],
     room: BackwardRoom,
     reversed_planes: int = 0,

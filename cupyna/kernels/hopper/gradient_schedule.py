@@ -6,16 +6,15 @@ from functools import lru_cache
 
 from cupyna.problem import DeviceSpec, Problem
 
-from .gradient_heuristics import HopperGradientChoice, column_tile_us, row_tile_us
+from .choice import GradientChoice
+from .gradient_heuristics import column_tile_us, row_tile_us
 from .schedule import Schedule, balanced
 
 __all__ = ["gradient_schedule"]
 
 
 @lru_cache(maxsize=1024)
-def gradient_schedule(
-    problem: Problem, choice: HopperGradientChoice, device: DeviceSpec
-) -> Schedule:
+def gradient_schedule(problem: Problem, choice: GradientChoice, device: DeviceSpec) -> Schedule:
     """Persistent blocks, as forward has them, for one pass.
 
     Tiles differ by their steps: the column tiles that their rows meet, for keys under each of the

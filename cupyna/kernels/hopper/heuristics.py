@@ -12,7 +12,8 @@ from functools import lru_cache
 
 from cupyna.problem import DeviceSpec, Problem
 
-from .costs import HopperChoice, set_up_us, time_us, waves
+from .choice import ForwardChoice, HopperChoice
+from .costs import set_up_us, time_us, waves
 from .schedule import schedule
 from .shapes import HOPPER_SHAPES
 from .tilings import column_tiles, consumer_tiles
@@ -24,7 +25,7 @@ _RANKED = 6
 
 
 @lru_cache(maxsize=1024)
-def hopper_choice(problem: Problem, device: DeviceSpec) -> HopperChoice:
+def hopper_choice(problem: Problem, device: DeviceSpec) -> ForwardChoice:
     """The cheapest shape and tiles.
 
     Raises
@@ -38,7 +39,7 @@ def hopper_choice(problem: Problem, device: DeviceSpec) -> HopperChoice:
     return min(balanced, key=lambda choice: choice.time_us)
 
 
-def _balanced(problem: Problem, device: DeviceSpec, choice: HopperChoice) -> HopperChoice:
+def _balanced(problem: Problem, device: DeviceSpec, choice: ForwardChoice) -> ForwardChoice:
     """The choice with the time of its busiest block, whose tiles may be longer than others."""
     grid = schedule(problem, choice, device)
     items = problem.batch * problem.heads * choice.plan(problem).counts.tiles
@@ -46,7 +47,7 @@ def _balanced(problem: Problem, device: DeviceSpec, choice: HopperChoice) -> Hop
     return replace(choice, time_us=set_up_us() + busy_us)
 
 
-def hopper_choices(problem: Problem, device: DeviceSpec) -> Iterator[HopperChoice]:
+def hopper_choices(problem: Problem, device: DeviceSpec) -> Iterator[ForwardChoice]:
     """Every shape with every tile that the kernels can run."""
     channels = max(problem.head_dim, problem.value_dim)
     fitting = [shape for shape in HOPPER_SHAPES if shape.head_dim >= channels]

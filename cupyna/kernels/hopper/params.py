@@ -13,7 +13,7 @@ from cupyna.problem import Problem
 
 from ..fused.params import axis_tiles
 from ..params import ARRAY, AXES, AXIS, axis_fields, row_fields, statistic_fields
-from .costs import HopperChoice
+from .choice import ForwardChoice
 from .schedule import Schedule
 from .tensor_map import TENSOR_MAP, box_order, encode_boxes
 
@@ -64,7 +64,7 @@ HOPPER_PARAMS = aligned(
 def pack_hopper(
     problem: Problem,
     scale: float,
-    choice: HopperChoice,
+    choice: ForwardChoice,
     arrays: ForwardArrays[DeviceArray],
     grid: Schedule,
 ) -> np.ndarray[Any, Any]:
@@ -89,8 +89,8 @@ def pack_hopper(
         encode_boxes(array, order, tile, problem.dilation)
         for array, tile in (
             (arrays.q, choice.consumer_tile),
-            (arrays.k, choice.key_tile),
-            (arrays.v, choice.key_tile),
+            (arrays.k, choice.column_tile),
+            (arrays.v, choice.column_tile),
         )
     ]
     record = (
@@ -102,7 +102,7 @@ def pack_hopper(
         + [
             (rows.bit_length() - 1, *extents)
             for rows, *extents in zip(
-                choice.consumer_tile, choice.row_tile, choice.key_tile, row_tiles, strict=True
+                choice.consumer_tile, choice.row_tile, choice.column_tile, row_tiles, strict=True
             )
         ],
         padding + choice.split_axis,

@@ -11,7 +11,8 @@ import numpy as np
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
 
-from .costs import HopperChoice, key_tile_us, tile_us
+from .choice import ForwardChoice
+from .costs import key_tile_us, tile_us
 from .short_tiles import ShortTiles, short_tiles
 
 __all__ = ["Schedule", "balanced", "schedule"]
@@ -66,7 +67,7 @@ class Schedule:
 
 
 @lru_cache(maxsize=1024)
-def schedule(problem: Problem, choice: HopperChoice, device: DeviceSpec) -> Schedule:
+def schedule(problem: Problem, choice: ForwardChoice, device: DeviceSpec) -> Schedule:
     """One block for each multiprocessor, or one for each tile.
 
     A persistent block takes every n-th tile and sets up once. Tiles at a border meet fewer keys
@@ -126,7 +127,7 @@ def _wait_us(
     return float(of_blocks.max() - of_blocks.mean())
 
 
-def _takes_turns(problem: Problem, choice: HopperChoice) -> bool:
+def _takes_turns(problem: Problem, choice: ForwardChoice) -> bool:
     """Whether one consumer's softmax should run beside the products of another.
 
     Left alone, consumers drift into waiting for the tensor cores together. Turns pay where they
@@ -135,7 +136,7 @@ def _takes_turns(problem: Problem, choice: HopperChoice) -> bool:
     if problem.rank > 1 and choice.shape.head_dim < _LEAST_CHANNELS:
         return False
     block = choice.plan(problem).counts
-    needed = TilePlan.of(problem, choice.consumer_tile, choice.key_tile).counts.computed_products
+    needed = TilePlan.of(problem, choice.consumer_tile, choice.column_tile).counts.computed_products
     return (
         block.box_tiles >= _LEAST_KEY_TILES * block.tiles
         and needed >= (1 - _MOST_SKIPPED) * block.computed_products

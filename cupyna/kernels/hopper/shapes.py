@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cupyna.tiles import Side
+
 from ..variant import Variant
 
 __all__ = ["CONSUMER_ROWS", "HOPPER_SHAPES", "WARP_ROWS", "Consumers", "HopperShape"]
@@ -23,6 +25,7 @@ class Consumers:
     """What follows from the number of warpgroups that compute, in both directions."""
 
     __slots__ = ()
+    side: Side
     consumers: int
 
     @property
@@ -56,6 +59,8 @@ class HopperShape(Consumers):
     keys: int
     consumers: int
     stages: int
+
+    side = "query"
 
     @property
     def smem_bytes(self) -> int:

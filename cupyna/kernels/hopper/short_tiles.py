@@ -11,7 +11,8 @@ from cupyna.problem import DeviceSpec, Problem
 from cupyna.tiles import TilePlan
 
 from ..fused.params import axis_tiles
-from .costs import HopperChoice, key_tile_us, tile_us
+from .choice import ForwardChoice
+from .costs import key_tile_us, tile_us
 from .tilings import block_tile
 
 __all__ = ["ShortTiles", "short_tiles"]
@@ -40,7 +41,7 @@ class ShortTiles:
 
 
 def short_tiles(
-    problem: Problem, choice: HopperChoice, device: DeviceSpec, times_us: FloatArray
+    problem: Problem, choice: ForwardChoice, device: DeviceSpec, times_us: FloatArray
 ) -> tuple[ShortTiles, float] | None:
     """The short tiles that let the busiest block end first, and the time that it takes.
 
@@ -67,7 +68,7 @@ def short_tiles(
     whole_extent = choice.row_tile[axis]
     shape = replace(choice.shape, consumers=choice.shape.consumers - 1)
     tile = block_tile(choice.consumer_tile, axis, shape.consumers)
-    plan = TilePlan.of(problem, tile, choice.key_tile)
+    plan = TilePlan.of(problem, tile, choice.column_tile)
     short_us = tile_us() + key_tile_us(shape) * float(plan.box_tiles_of_each.mean())
     # For every number of whole tiles along the axis: the short ones that the rest takes, how many
     # of both each block is handed, and what the busiest one takes.
