@@ -28,7 +28,7 @@ def test_unless_another_is_expected_to_be_faster_by_far() -> None:
     )  # fmt: skip
     for operation in ("forward", "backward"):
         first, *others = candidates(apart, operation, H200)
-        assert first.name == "cuda-naive" and first.choice is not None
+        assert first.method in ("naive", "gemm") and first.choice is not None
         fused = next(other for other in others if other.method == "fused" and other.choice)
         assert fused.choice is not None and first.choice.time_us < 0.75 * fused.choice.time_us
     assert select(apart, "forward", H200, "fused").method == "fused"

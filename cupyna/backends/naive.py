@@ -69,13 +69,15 @@ class CudaNaive:
         return tuple(reasons)
 
     def choice(self, problem: Problem, operation: Operation, device: DeviceSpec) -> Choice:
-        from ..kernels.runs import RUN, Runs
+        from ..kernels.runs import RUN, Runs, computed_channels
 
         runs = Runs.of(problem)
         rows = problem.batch * problem.heads * runs.items * RUN
         of_keys, of_values, passes, moves, workspaces = _WORK[operation]
         computed = rows * runs.quads
-        work = 2 * computed * (of_keys * problem.head_dim + of_values * problem.value_dim)
+        channels = of_keys * computed_channels(problem.head_dim)
+        channels += of_values * computed_channels(problem.value_dim)
+        work = 2 * computed * channels
         number = 8 if problem.accumulator == "float64" else 4
         block_bytes = computed * number
         row_bytes = rows * max(problem.head_dim, problem.value_dim) * number

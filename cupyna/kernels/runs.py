@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cupyna.problem import Problem
 
-__all__ = ["LANE_CHANNELS", "RUN", "Runs", "lanes_of"]
+__all__ = ["LANE_CHANNELS", "RUN", "Runs", "computed_channels", "lanes_of"]
 
 # As in the device sources: queries of a run, channels of a lane, quads that a lane keeps.
 RUN = 4
@@ -86,6 +86,12 @@ class Runs:
 def lanes_of(channels: int) -> int:
     """Threads that share a run of rows."""
     return _lanes(-(-channels // LANE_CHANNELS))
+
+
+def computed_channels(channels: int) -> int:
+    """Channels that the lanes of a run multiply: a power of two of them, or many times the most."""
+    whole = lanes_of(channels) * LANE_CHANNELS
+    return -(-channels // whole) * whole
 
 
 def _lanes(least: int) -> int:

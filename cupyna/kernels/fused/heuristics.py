@@ -28,6 +28,7 @@ __all__ = [
     "gradient_time_us",
     "is_served",
     "lone_gradient_choice",
+    "moved_us",
 ]
 
 _TWO_PASSES = [shape for shape in GRADIENT_SHAPES if not shape.sums_queries]
@@ -116,10 +117,14 @@ def gradient_time_us(
     time_us = sum(chosen.time_us for chosen in passes)
     if len(passes) > 1:
         return time_us
-    # Sums of queries are cleared before, and read and rounded after.
+    return time_us + moved_us(problem, device) + LAUNCH_US
+
+
+def moved_us(problem: Problem, device: DeviceSpec) -> float:
+    """Time for the bytes of queries' sums, which are cleared before, and read and rounded after."""
     queries = problem.batch * problem.heads * math.prod(problem.spatial)
     moved_bytes = queries * (problem.head_dim * (4 + 4 + 2) + problem.value_dim * 4)
-    return time_us + moved_bytes / device.bytes_per_us + LAUNCH_US
+    return moved_bytes / device.bytes_per_us
 
 
 def fused_choices(problem: Problem, device: DeviceSpec, side: Pass) -> list[FusedChoice]:

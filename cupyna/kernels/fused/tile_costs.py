@@ -13,7 +13,7 @@ from cupyna.tiles import Counts, TilePlan
 
 from .shapes import FusedShape
 
-__all__ = ["LAUNCH_US", "is_of_three", "time_us", "warp_tile"]
+__all__ = ["LAUNCH_US", "Work", "is_of_three", "time_us", "warp_tile", "work_of"]
 
 LAUNCH_US = 3.0
 _CLOCKS_PER_US = 1700.0
@@ -66,7 +66,7 @@ _SPLIT_AGAIN = 1.11
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class Work:
     """What a pass does for one head.
 
     Parameters
@@ -96,7 +96,7 @@ def time_us(
     column_tile: tuple[int, ...],
 ) -> float:
     """Expected time of a pass with given tiles."""
-    work = _work(problem, shape, row_tile, column_tile)
+    work = work_of(problem, shape, row_tile, column_tile)
     if is_of_three(problem, shape):
         head_clocks, tile_clocks = _of_three(device, shape, work)
     else:
@@ -124,12 +124,13 @@ def warp_tile(row_tile: tuple[int, ...], rows: int) -> tuple[int, ...]:
     return tuple(reversed(extents))
 
 
-def _work(
+def work_of(
     problem: Problem,
     shape: FusedShape,
     row_tile: tuple[int, ...],
     column_tile: tuple[int, ...],
-) -> _Work:
+) -> Work:
+    """What a pass with given tiles does."""
     block = TilePlan(problem.axes, row_tile, column_tile, shape.side).counts
     # Warps skip and mask by their own rows.
     warp_rows = warp_tile(row_tile, shape.warp_rows)
@@ -142,7 +143,7 @@ def _work(
         multiplications += (1 if shape.direction == "forward" else 2) * (shape.shares - 1)
     if shape.splits and shape.row_tiles > 1:
         multiplications *= _TALL_SPLIT
-    return _Work(
+    return Work(
         block,
         of_block=block.computed_products * padding,
         of_warps=of_warps,
@@ -151,7 +152,7 @@ def _work(
     )
 
 
-def _of_one(problem: Problem, shape: FusedShape, work: _Work) -> tuple[float, float]:
+def _of_one(problem: Problem, shape: FusedShape, work: Work) -> tuple[float, float]:
     """Clocks of one head's walks, and of one row tile beside them."""
     multiplications = work.multiplications
     if shape.item_bytes == 4:
@@ -172,7 +173,7 @@ def _of_one(problem: Problem, shape: FusedShape, work: _Work) -> tuple[float, fl
     return head_clocks, _TILE
 
 
-def _of_three(device: DeviceSpec, shape: FusedShape, work: _Work) -> tuple[float, float]:
+def _of_three(device: DeviceSpec, shape: FusedShape, work: Work) -> tuple[float, float]:
     """The same of products of three TF32 numbers."""
     is_idle = shape.blocks * shape.warps * shape.shares < _ENOUGH_WARPS
     multiplications = work.multiplications * (_IDLE if is_idle else 1)

@@ -42,9 +42,10 @@ _WAIT = 810.0
 _PASSES = {False: 1.95, True: 3.18}
 _CLOCKS_PER_US = 1700.0
 
-# Of the small kernels: a launch, and passes over the bytes of what they read for statistics, and of
-# sums that they clear, read and round.
-_LAUNCH_US = 3.0
+# Of the small kernels: what three launches that follow each other take beside their work (371
+# problems, some random), and passes over the bytes of what they read for statistics, and of sums
+# that they clear, read and round.
+_LAUNCHES_US = 14.0
 _STATISTICS_PASSES = 1.68
 _SUMS_PASSES = 1.05
 
@@ -80,11 +81,9 @@ def passes_us(problem: Problem, device: DeviceSpec, passes: tuple[GradientChoice
     """Expected time with the small kernels before and after."""
     queries = problem.batch * problem.heads * math.prod(problem.spatial)
     moved_bytes = _STATISTICS_PASSES * queries * problem.value_dim * 4
-    launches = 1
     if len(passes) == 1:
         moved_bytes += _SUMS_PASSES * queries * problem.head_dim * (4 + 4 + 2)
-        launches += 1
-    small_us = moved_bytes / device.bytes_per_us + launches * _LAUNCH_US
+    small_us = moved_bytes / device.bytes_per_us + _LAUNCHES_US
     return small_us + sum(chosen.time_us for chosen in passes)
 
 

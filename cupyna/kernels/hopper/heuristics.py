@@ -13,7 +13,7 @@ from functools import lru_cache
 from cupyna.problem import DeviceSpec, Problem
 
 from .choice import ForwardChoice, HopperChoice
-from .costs import set_up_us, time_us, waves
+from .costs import set_up_us, time_us, waves, with_bytes_us
 from .schedule import schedule
 from .shapes import HOPPER_SHAPES
 from .tilings import column_tiles, consumer_tiles
@@ -44,7 +44,7 @@ def _balanced(problem: Problem, device: DeviceSpec, choice: ForwardChoice) -> Fo
     grid = schedule(problem, choice, device)
     items = problem.batch * problem.heads * choice.plan(problem).counts.tiles
     busy_us = (choice.time_us - set_up_us()) / waves(items, device) * grid.imbalance
-    return replace(choice, time_us=set_up_us() + busy_us)
+    return replace(choice, time_us=with_bytes_us(problem, device, busy_us))
 
 
 def hopper_choices(problem: Problem, device: DeviceSpec) -> Iterator[ForwardChoice]:

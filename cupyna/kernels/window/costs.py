@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _CLOCKS_PER_US = 1700.0
-_LAUNCH_US = 5.0
+_LAUNCH_US = 8.0
 
 
 @dataclass(frozen=True, slots=True)
