@@ -26,7 +26,7 @@ from .libraries import each_gpu_library, get, put
 
 # What the general kernels alone serve: they are what is tuned.
 PROBLEMS = [
-    Problem(1, (40, 108), 2, 1, 64, 64, dtype, (38, 12), (1, 3), (1, 9), (False, True))
+    Problem(1, (40, 108), 2, 1, 136, 136, dtype, (38, 12), (1, 3), (1, 9), (False, True))
     for dtype in ("float16", "float32")
 ]  # fmt: skip
 
@@ -141,18 +141,19 @@ def test_torch_prepares_a_tuned_call_and_captures_an_untuned_one(
 
     from cupyna.torch import neighborhood_attention
 
-    q, k, v = (torch.randn(1, 20, 24, 2, 64, device="cuda", dtype=torch.float16) for _ in "qkv")
-    usual = neighborhood_attention(q, k, v, 5)
+    q, k, v = (torch.randn(1, 48, 24, 2, 136, device="cuda", dtype=torch.float16) for _ in "qkv")
+    options: dict[str, Any] = {"kernel_size": 5, "dilation": (9, 1)}
+    usual = neighborhood_attention(q, k, v, **options)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = neighborhood_attention(q, k, v, 5, tune=True)
+        captured = neighborhood_attention(q, k, v, **options, tune=True)
     graph.replay()
     assert not folder.exists()
     torch.testing.assert_close(captured, usual, rtol=0, atol=0)
-    first = neighborhood_attention(q, k, v, 5, tune=True)
+    first = neighborhood_attention(q, k, v, **options, tune=True)
     assert len(list(folder.iterdir())) == 1
     monkeypatch.setattr(tuning, "repeated_us", refuse)
     for _ in range(3):
         np.testing.assert_array_equal(
-            neighborhood_attention(q, k, v, 5, tune=True).cpu().numpy(), first.cpu().numpy()
+            neighborhood_attention(q, k, v, **options, tune=True).cpu().numpy(), first.cpu().numpy()
         )

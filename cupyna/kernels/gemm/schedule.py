@@ -21,6 +21,9 @@ __all__ = ["Schedule", "SharedWorkspace", "gradient_plan", "schedule"]
 # Weights of long windows are many times the inputs: planes take turns in so much memory.
 _MOST_WORKSPACE_BYTES = 4 * 2**30
 
+# What a kernel takes beside its blocks.
+_KERNEL_US = 5.0
+
 # Kernels of a plan: forward; gradients of either side by rows, or by fragments.
 _KERNELS_OF_FRAGMENTS: dict[Side, int] = {"query": 2, "key": 3}
 
@@ -135,7 +138,9 @@ def _schedule(parts: tuple[Part, ...], operation: Operation, device: DeviceSpec)
         for at, (plan, _) in enumerate(plans):
             time_us += _time_us(part.problem, operation, device, plan, at)
             launch_us = whole_of(part.problem, operation, plan.leaves_rows).launch_us
-            launches_us += launch_us * _kernels(part.problem, operation, plan)
+            kernels = _kernels(part.problem, operation, plan)
+            launches_us += launch_us * kernels
+            time_us += _KERNEL_US * kernels
         blocks = max(blocks, *(_blocks(part.problem, *plan) for plan in plans))
         own = [plan for plan, _ in plans]
         computed += own[0].computed_products(part.problem)
