@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from cupyna.backends.gemm import CudaGemm
 from cupyna.dispatch import candidates
-from cupyna.kernels.gemm.heuristics import COMPACT, Kind, gemm_plan, smem_bytes
+from cupyna.kernels.gemm.heuristics import gemm_plan
+from cupyna.kernels.gemm.plan import COMPACT, Kind, smem_bytes
 from cupyna.kernels.gemm.products import _planes_of_block
 from cupyna.kernels.gemm.shapes import MOST_SLAB_ROWS, SMEM_BYTES, WARP_ROWS, WARPS, chunk_of
 from cupyna.problem import DeviceSpec, Problem

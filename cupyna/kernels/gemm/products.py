@@ -22,10 +22,12 @@ from ..params import (
     statistic_fields,
 )
 from ..variant import Variant
-from .heuristics import GemmPlan, Kind, Side, blocks_on_device, gemm_plan, smem_bytes
+from .heuristics import gemm_plan
 from .params import VECTORS, pack_gemm
+from .plan import GemmPlan, Kind, Side, smem_bytes
 from .schedule import gradient_plan
 from .shapes import channels_of, gemm_variant, is_tight, keeps_fragments, row_channels_of, row_slots
+from .tile_costs import blocks_on_device
 
 __all__ = ["GemmProducts"]
 

@@ -12,8 +12,9 @@ from cupyna.problem import DeviceSpec, Operation, Problem
 
 from ..fused.params import axis_tiles
 from .costs import CLOCKS_PER_US, SLOT_SCALE, whole_of
-from .heuristics import SIDES, GemmPlan, Kind, Side, gemm_plan
+from .heuristics import gemm_plan
 from .parts import Part, foldings, slices
+from .plan import SIDES, GemmPlan, Kind, Side
 from .shapes import channels_of, keeps_fragments, row_channels_of, row_slots
 
 __all__ = ["Schedule", "SharedWorkspace", "gradient_plan", "schedule"]
