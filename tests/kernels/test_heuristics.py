@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cupyna.kernels.fused.costs import expected_us
 from cupyna.kernels.fused.heuristics import (
     FusedChoice,
     fused_forward_choice,
@@ -18,6 +20,7 @@ from cupyna.kernels.fused.heuristics import (
 from cupyna.kernels.fused.params import axis_tiles
 from cupyna.kernels.fused.shapes import FORWARD_SHAPES, GRADIENT_SHAPES
 from cupyna.kernels.fused.tile_costs import warp_tile
+from cupyna.kernels.fused.tuning import model_passes
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import axes, problems
 from cupyna.tiles import TilePlan
@@ -130,3 +133,21 @@ def test_tiles_are_counted_like_the_plan_counts_them(axis, extent) -> None:
 )
 def test_a_warp_owns_the_first_rows_of_a_tile(tile, rows, expected) -> None:
     assert warp_tile(tile, rows) == expected
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("operation", ["forward", "backward"])
+def test_few_blocks_take_as_long_as_one_for_each_multiprocessor(
+    operation: Literal["forward", "backward"], dtype: str
+) -> None:
+    line = Problem(
+        1, (512,), 1, 1, 64, 64, dtype, (512,), (1,), (1,), (False,), deterministic=True
+    )  # fmt: skip
+
+    def time_us(heads: int) -> float:
+        problem = replace(line, heads=heads, kv_heads=heads)
+        return expected_us(problem, operation, H200, model_passes(problem, operation, H200))
+
+    times = [time_us(heads) for heads in (1, 8, 16, 132, 264, 528, 1056)]
+    assert times == sorted(times)
+    assert times[1] < 1.3 * times[0] and times[-1] > 1.8 * times[-2]

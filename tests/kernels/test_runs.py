@@ -9,7 +9,7 @@ from hypothesis import given
 
 from cupyna.backends.naive import CudaNaive
 from cupyna.geometry import Axis
-from cupyna.kernels.runs import LANE_CHANNELS, RUN, Runs, lanes_of
+from cupyna.kernels.runs import LANE_CHANNELS, RUN, Runs, computed_channels, lanes_of
 from cupyna.problem import DeviceSpec, Problem
 from cupyna.testing import axes, problems
 
@@ -70,3 +70,10 @@ def test_refusals_name_the_device_and_the_size() -> None:
     assert "8.x, 9.0, 10.x and 12.x" in reason and "7.5" in reason
     [reason] = backend.refusals(line_problem(Axis(2**30, 3)), "forward", HOPPER)
     assert "1073741824 tokens" in reason
+
+
+@pytest.mark.parametrize(
+    ("channels", "computed"), [(8, 32), (32, 32), (48, 64), (80, 128), (136, 256), (300, 512)]
+)
+def test_lanes_compute_a_power_of_two_of_channels(channels: int, computed: int) -> None:
+    assert computed_channels(channels) == computed
