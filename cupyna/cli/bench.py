@@ -155,8 +155,9 @@ def cpu() -> None:
 def _rows(suites: list[str], names: list[str]) -> list[Row]:
     from cupyna.profiling.problems import SUITES, find, rows
 
-    # The problems of "kernels" are those of the sweeps.
-    chosen = [suite for suite in SUITES if suite != "kernels"] if "all" in suites else suites
+    # The problems of "kernels" are those of the sweeps; random ones are for who asks for them.
+    named = [suite for suite in SUITES if suite not in ("kernels", "random")]
+    chosen = named if "all" in suites else suites
     return [row for suite in chosen for row in rows(suite)] + [find(name) for name in names]
 
 

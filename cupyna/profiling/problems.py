@@ -11,10 +11,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
-from ..problem import Problem
+from .random_problems import random_rows
+from .row import Row
 
 __all__ = ["SUITES", "Row", "find", "rows"]
 
@@ -28,52 +29,6 @@ _SWEEP = {
     "paper-3d": (((16, 16, 16), (32, 32, 32)), (3, 5, 7, 11)),
 }
 _HEAD_DIMS = (32, 64, 128)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One problem to measure, in whatever dtype.
-
-    Parameters
-    ----------
-    suite, name : str
-    batch, heads, head_dim : int
-    spatial, kernel_size : tuple of int
-    stride, dilation : tuple of int, optional
-        1 along every axis by default.
-    is_causal : tuple of bool, optional
-    sinks : int, optional
-        Tokens beside the grid that every query sees; they are no part of the problem.
-    """
-
-    suite: str
-    name: str
-    batch: int
-    heads: int
-    head_dim: int
-    spatial: tuple[int, ...]
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...] = ()
-    dilation: tuple[int, ...] = ()
-    is_causal: tuple[bool, ...] = ()
-    sinks: int = 0
-
-    def problem(self, dtype: str) -> Problem:
-        """The row as a problem."""
-        ones = (1,) * len(self.spatial)
-        return Problem(
-            batch=self.batch,
-            spatial=self.spatial,
-            heads=self.heads,
-            kv_heads=self.heads,
-            head_dim=self.head_dim,
-            value_dim=self.head_dim,
-            dtype=dtype,
-            kernel_size=self.kernel_size,
-            stride=self.stride or ones,
-            dilation=self.dilation or ones,
-            is_causal=self.is_causal or (False,) * len(ones),
-        )
 
 
 def _cases() -> Iterator[Row]:
@@ -186,6 +141,7 @@ SUITES = {
     "longest": "a sequence that doubles until it does not fit in memory",
     "patterns": "blocked, strided, dilated and causal windows beside sliding ones",
     "kernels": "the three sweeps, to hold methods to each of their kernels",
+    "random": "150 problems of any size and option, which nothing was tuned for",
 }
 
 
@@ -206,7 +162,7 @@ def rows(suite: str) -> tuple[Row, ...]:
         return tuple(replace(row, suite=suite) for swept in _SWEEP for row in rows(swept))
     others = {
         "cases": _cases, "dense": _dense, "scaling": _scaling, "longest": _longest,
-        "patterns": _patterns,
+        "patterns": _patterns, "random": random_rows,
     }  # fmt: skip
     return tuple(others[suite]())
 

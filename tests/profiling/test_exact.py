@@ -14,6 +14,7 @@ from cupyna.profiling.exact import Place, key_rows, query_rows
 from cupyna.profiling.exact_products import product_rows
 from cupyna.profiling.implementations import PIECES
 from cupyna.profiling.problems import SUITES, find, rows
+from cupyna.profiling.random_problems import random_rows
 from cupyna.testing import (
     Inputs,
     expected_av,
@@ -176,6 +177,18 @@ def test_every_problem_is_valid_and_named_once(suite: str) -> None:
     assert len({row.name for row in rows(suite)}) == len(found)
     different = {(problem, row.sinks) for problem, row in zip(found, rows(suite), strict=True)}
     assert suite == "scaling" or len(different) == len(found)
+
+
+def test_random_problems_are_the_same_every_time_and_of_all_kinds() -> None:
+    found = rows("random")
+    assert tuple(random_rows()) == found and len(found) == 150
+    assert found[0].name == "9x4/2x48 8104, window 13"
+    problems = [row.problem("float16") for row in found]
+    assert {problem.rank for problem in problems} == {1, 2, 3}
+    assert sum(problem.kv_heads < problem.heads for problem in problems) == 21
+    for option in ("stride", "dilation"):
+        assert sum(max(getattr(problem, option)) > 1 for problem in problems) > 20
+    assert sum(any(problem.is_causal) for problem in problems) > 10
 
 
 def test_the_sweep_has_inputs_of_one_size() -> None:
