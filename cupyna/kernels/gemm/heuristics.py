@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from cupyna.problem import DeviceSpec, Problem
+from cupyna.tiles import Side
 
 from ..variant import STATIC_SMEM_BYTES
 from .plan import (
@@ -19,7 +20,6 @@ from .plan import (
     Cut,
     GemmPlan,
     Kind,
-    Side,
     boxes_of,
     parts_of,
     side_of,

@@ -8,16 +8,15 @@ from functools import cached_property, lru_cache
 from typing import Literal
 
 from cupyna.problem import Problem
-from cupyna.tiles import TilePlan
+from cupyna.tiles import Side, TilePlan
 
 from .shapes import ROWS, WARP_ROWS, WARPS, channels_of, chunk_of, row_bytes, stage_bytes
 
 __all__ = [
-    "COMPACT", "GRADIENTS", "ROW_KINDS", "SIDES", "Cut", "GemmPlan", "Kind", "Side", "boxes_of",
+    "COMPACT", "GRADIENTS", "ROW_KINDS", "SIDES", "Cut", "GemmPlan", "Kind", "boxes_of",
     "parts_of", "side_of", "smem_bytes",
 ]  # fmt: skip
 
-Side = Literal["query", "key"]
 SIDES: tuple[Side, ...] = ("query", "key")
 
 # The products, as the kernels are. On rows of slots: query x box with and without the gradient,

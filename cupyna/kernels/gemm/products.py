@@ -10,6 +10,7 @@ from cupyna.arrays.device_array import DeviceArray, has_vector_rows
 from cupyna.execution import Execution
 from cupyna.operands import BackwardArrays
 from cupyna.problem import Problem
+from cupyna.tiles import Side
 
 from .. import launch, loader
 from ..fused.params import axis_tiles
@@ -24,7 +25,7 @@ from ..params import (
 from ..variant import Variant
 from .heuristics import gemm_plan
 from .params import VECTORS, pack_gemm
-from .plan import GemmPlan, Kind, Side, smem_bytes
+from .plan import GemmPlan, Kind, smem_bytes
 from .schedule import gradient_plan
 from .shapes import channels_of, gemm_variant, is_tight, keeps_fragments, row_channels_of, row_slots
 from .tile_costs import blocks_on_device

@@ -9,12 +9,13 @@ from functools import lru_cache
 
 from cupyna.arrays.device_array import DeviceArray
 from cupyna.problem import DeviceSpec, Operation, Problem
+from cupyna.tiles import Side
 
 from ..fused.params import axis_tiles
 from .costs import CLOCKS_PER_US, SLOT_SCALE, whole_of
 from .heuristics import gemm_plan
 from .parts import Part, foldings, slices
-from .plan import SIDES, GemmPlan, Kind, Side
+from .plan import SIDES, GemmPlan, Kind
 from .shapes import channels_of, keeps_fragments, row_channels_of, row_slots
 
 __all__ = ["Schedule", "SharedWorkspace", "gradient_plan", "schedule"]

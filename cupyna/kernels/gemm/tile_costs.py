@@ -6,10 +6,11 @@ import math
 from functools import lru_cache
 
 from cupyna.problem import DeviceSpec, Problem
+from cupyna.tiles import Side
 
 from ..variant import STATIC_SMEM_BYTES
 from .costs import CLOCKS_PER_US, COSTS, FLOAT64_SCALE, ROW_STORE, TF32_SCALE
-from .plan import GRADIENTS, ROW_KINDS, Cut, Kind, Side, boxes_of
+from .plan import GRADIENTS, ROW_KINDS, Cut, Kind, boxes_of
 from .shapes import channels_of, chunk_of, resident_blocks
 
 __all__ = ["blocks_on_device", "product_us"]

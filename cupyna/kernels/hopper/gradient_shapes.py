@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+
+from cupyna.tiles import Side
 
 from ..variant import Variant
 from .shapes import WARP_ROWS, Consumers
@@ -40,7 +41,7 @@ class HopperGradientShape(Consumers):
         Whether a pass over keys adds up dQ as well.
     """
 
-    side: Literal["query", "key"]
+    side: Side
     head_dim: int
     columns: int
     stages: int
